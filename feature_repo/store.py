@@ -1,0 +1,263 @@
+"""Open, apply and materialize the feature store."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+from feast import FeatureStore, FeatureView
+from feast.project import Project
+from feast.repo_config import load_repo_config
+from feast.repo_contents import RepoContents
+from feast.repo_operations import apply_total_with_repo_instance
+from feast.utils import get_default_yaml_file_path
+
+from feature_repo.build import NEVER_MATERIALIZED, TTL, Definitions, build_definitions
+from feature_repo.catalog import load_catalog
+from feature_repo.paths import feature_export_dir, feature_repo_dir
+
+LOOKUP_BATCH = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class StoreError(RuntimeError):
+    """The feature store is not in the state that a command needs; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """What a materialization did."""
+
+    as_of: datetime
+    customers: int
+    """Customers with a snapshot in force at ``as_of``: those that the online store now serves."""
+    withdrawn: int
+    """Customers served before whose last snapshot is no longer in force."""
+
+
+def configuration_file() -> Path:
+    """The Feast configuration in use: ``FEAST_FS_YAML_FILE_PATH``, default ``feature_repo/feature_store.yaml``."""
+    return get_default_yaml_file_path(feature_repo_dir()).resolve()
+
+
+def open_store(configuration: Path | None = None) -> FeatureStore:
+    """Open the feature store of ``configuration`` (default: ``configuration_file()``); nothing is read yet."""
+    ensure_state_directory(configuration)
+    with _quiet_configuration():
+        store = FeatureStore(repo_path=str(feature_repo_dir()), fs_yaml_file=configuration or configuration_file())
+        # Feast reads this part of the configuration when it is first asked for; ask here, where it is quiet.
+        _ = store.config.registry
+    return store
+
+
+def ensure_state_directory(configuration: Path | None = None) -> None:
+    """Create the directories of the registry and of the SQLite online store, with their parents."""
+    with _quiet_configuration():
+        config = load_repo_config(feature_repo_dir(), configuration or configuration_file())
+        paths = [config.registry.path]
+    if config.online_store.type == "sqlite":
+        paths.append(config.online_store.path)
+    for path in paths:
+        if "://" not in path:
+            (feature_repo_dir() / path).resolve().parent.mkdir(parents=True, exist_ok=True)
+
+
+def apply(store: FeatureStore, definitions: Definitions | None = None) -> str:
+    """Register the definitions as ``feast apply`` does, progress marks kept; returns Feast's account of the changes.
+
+    Unlike ``feast apply`` it also follows a moved export directory.
+    """
+    definitions = definitions or build_definitions()
+    contents = RepoContents(
+        projects=[Project(name=store.project, description=store.config.project_description or "")],
+        data_sources=list(definitions.sources),
+        feature_views=list(definitions.views),
+        on_demand_feature_views=[],
+        stream_feature_views=[],
+        label_views=[],
+        entities=[definitions.entity],
+        feature_services=list(definitions.services),
+        permissions=[],
+    )
+    account = io.StringIO()
+    with contextlib.redirect_stdout(account):
+        apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=True)
+        _follow_moved_sources(store, definitions)
+    return account.getvalue()
+
+
+def _follow_moved_sources(store: FeatureStore, definitions: Definitions) -> None:
+    # A view keeps a copy of its source in the registry, and Feast leaves that copy alone when nothing but the source
+    # changed: after a move of the exports it would go on reading the old place.
+    for view in definitions.views:
+        registered = store.registry.get_feature_view(view.name, store.project)
+        if registered.batch_source == view.batch_source:
+            continue
+        moved = registered.__copy__()
+        moved.batch_source = view.batch_source
+        moved.state = registered.state
+        moved.materialization_intervals = registered.materialization_intervals
+        store.registry.delete_feature_view(view.name, store.project, commit=False)
+        store.registry.apply_feature_view(moved, store.project, commit=True)
+        print(f"{view.name} now reads {view.batch_source.path}")
+
+
+def registered_views(store: FeatureStore) -> list[FeatureView]:
+    """The registered feature views in the order of the catalog. Raises ``StoreError`` when one is missing."""
+    views = {view.name: view for view in store.list_feature_views()}
+    relations = [family.relation for family in load_catalog().families]
+    missing = [relation for relation in relations if relation not in views]
+    if missing:
+        raise StoreError(f"Feast does not know {', '.join(missing)}; run `python -m feature_repo apply` first.")
+    return [views[relation] for relation in relations]
+
+
+def check_sources(store: FeatureStore) -> None:
+    """Raise ``StoreError`` unless the registered views read the exports in ``feature_export_dir()``."""
+    for view in registered_views(store):
+        expected = feature_export_dir() / view.name
+        if Path(view.batch_source.path) != expected:
+            raise StoreError(
+                f"{view.name} is registered to read {view.batch_source.path}, but the exports are in {expected}; "
+                "run `python -m feature_repo apply`."
+            )
+        if not any(expected.glob("*.parquet")):
+            raise StoreError(f"There is no Parquet file in {expected}; run `dbt build` first.")
+
+
+def progress_mark(view: FeatureView) -> datetime | None:
+    """The time up to which a registered view was materialized, None when it never was."""
+    mark = view.most_recent_end_time
+    if mark is None:
+        return None
+    mark = mark.replace(tzinfo=UTC) if mark.tzinfo is None else mark.astimezone(UTC)
+    return None if mark == NEVER_MATERIALIZED else mark
+
+
+def newest_snapshot() -> datetime:
+    """The newest ``feature_timestamp`` in the exports, in UTC. Raises ``StoreError`` when the families differ."""
+    catalog = load_catalog()
+    newest = {}
+    for family in catalog.families:
+        with duckdb.connect() as connection:
+            pattern = _export_files(family.relation)
+            newest[family.relation] = connection.execute(
+                f"select max({catalog.timestamp}) from read_parquet($pattern)", {"pattern": pattern}
+            ).fetchone()[0]
+    if len(set(newest.values())) > 1:
+        ends = ", ".join(f"{relation} at {time}" for relation, time in newest.items())
+        raise StoreError(f"The exports end at different snapshots ({ends}); run `dbt build` again.")
+    time = next(iter(newest.values()))
+    if time is None:
+        raise StoreError(f"The exports in {feature_export_dir()} have no rows.")
+    return time.replace(tzinfo=UTC)
+
+
+def materialize(
+    store: FeatureStore,
+    as_of: datetime | None = None,
+    on_view: Callable[[str], None] = lambda name: None,
+) -> Materialization:
+    """Make the online store serve the snapshots in force at ``as_of`` (default: the newest snapshot).
+
+    Every customer with a snapshot in [as_of - 7 days, as_of] is written, so the result does not depend on what was
+    materialized before and a repetition, also after a kill, ends the same. Customers who have left scope since are
+    overwritten with nulls: Feast itself would serve their last values for ever. ``on_view`` is called with the name of
+    each finished view. Raises ``StoreError`` when the online store is already further than ``as_of``.
+    """
+    check_sources(store)
+    as_of = as_of or newest_snapshot()
+    as_of = as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of.astimezone(UTC)
+    views = registered_views(store)
+    marks = [mark for mark in map(progress_mark, views) if mark is not None]
+    if marks and max(marks) > as_of:
+        raise StoreError(
+            f"The online store already serves {max(marks):%Y-%m-%d %H:%M}; going back to {as_of:%Y-%m-%d %H:%M} would "
+            "serve old values. To start afresh, run `feast teardown` and `python -m feature_repo apply`."
+        )
+    in_force, expired = _customers(as_of)
+    withdrawn: set[str] = set()
+    for view in views:
+        # Before the view's mark moves, so that a run killed in between does it again.
+        withdrawn.update(_withdraw(store, view, expired, as_of))
+        with _silent():
+            store.materialize(as_of - TTL, as_of, feature_views=[view.name])
+        on_view(view.name)
+    log.info("materialized %d customers as of %s, withdrew %d", in_force, as_of, len(withdrawn))
+    return Materialization(as_of, in_force, len(withdrawn))
+
+
+def _export_files(relation: str) -> str:
+    return str(feature_export_dir() / relation / "*.parquet")
+
+
+def _customers(as_of: datetime) -> tuple[int, list[str]]:
+    """Number of customers with a snapshot in force at ``as_of``, and the customers whose last one has expired."""
+    catalog = load_catalog()
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            f"""
+            select {catalog.entity_key}, max({catalog.timestamp}) >= $oldest as in_force
+            from read_parquet($pattern) where {catalog.timestamp} <= $as_of
+            group by all order by 1
+            """,
+            {
+                # The six families have the same keys: any of them tells.
+                "pattern": _export_files(catalog.families[0].relation),
+                "oldest": (as_of - TTL).replace(tzinfo=None),
+                "as_of": as_of.replace(tzinfo=None),
+            },
+        ).fetchall()
+    expired = [customer for customer, in_force in rows if not in_force]
+    return len(rows) - len(expired), expired
+
+
+def _withdraw(store: FeatureStore, view: FeatureView, customers: list[str], as_of: datetime) -> list[str]:
+    """Overwrite what the online store holds of ``customers`` with nulls; returns those that it held."""
+    catalog = load_catalog()
+    probe = view.features[0].name
+    served: list[str] = []
+    for start in range(0, len(customers), LOOKUP_BATCH):
+        batch = customers[start : start + LOOKUP_BATCH]
+        values = store.get_online_features(
+            [f"{view.name}:{probe}"], [{catalog.entity_key: customer} for customer in batch]
+        ).to_dict()[probe]
+        served += [customer for customer, value in zip(batch, values, strict=True) if value is not None]
+    if served:
+        dtypes = {"integer": "Int32", "double": "Float64"}
+        nulls = pd.DataFrame({catalog.entity_key: served})
+        for field in view.features:
+            dtype = dtypes[catalog.feature(field.name).data_type]
+            nulls[field.name] = pd.array([None] * len(served), dtype=dtype)
+        nulls[catalog.timestamp] = as_of
+        store.provider.ingest_df(view, nulls)
+    return served
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    # Feast reports with print() and tqdm; the callers of these functions report in their own way.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_configuration() -> Iterator[None]:
+    # Feast warns that serve_features_while_materializing "typically has no effect" on a registry file. It has: a
+    # server that reloads the file while a view is being materialized would refuse its look-ups (tests/python/
+    # test_feast.py shows it), so the setting stays and the warning goes.
+    logger = logging.getLogger("feast.repo_config")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

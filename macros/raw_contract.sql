@@ -1,0 +1,305 @@
+{#-
+    The contract with the source systems, read from models/staging/_sources.yml:
+    * read_raw_tables() checks the files of RAW_DATA_DIR before any model runs and lays the raw relations;
+    * raw_columns(), rejection_reason() and distinct_deliveries() turn a raw table into judged versions.
+-#}
+
+{#- The change feeds: raw_<feed> → base_<feed> → stg_<feed>. A list, because refs must be known before a run executes. -#}
+{% macro feeds() %}
+    {{ return(['customers', 'tutors', 'sessions', 'calls', 'payments', 'app_events', 'tutor_availability']) }}
+{% endmacro %}
+
+{#- The source nodes, by table name. Only complete while a run executes. -#}
+{% macro raw_tables() %}
+    {%- set tables = {} -%}
+    {%- for node in graph.sources.values() if node.source_name == 'raw' -%}
+        {%- do tables.update({node.name: node}) -%}
+    {%- endfor -%}
+    {{ return(tables) }}
+{% endmacro %}
+
+{#- A table's columns as dictionaries (name, data_type, meta), in the order of the contract. -#}
+{% macro raw_columns(table_name) %}
+    {%- set columns = [] -%}
+    {%- if execute -%}
+        {%- for column in raw_tables()[table_name].columns.values() -%}
+            {%- set meta = (column.get('config') or {}).get('meta') or column.get('meta') or {} -%}
+            {%- do columns.append({'name': column.name, 'data_type': column.data_type, 'meta': meta}) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(columns) }}
+{% endmacro %}
+
+{% macro raw_column_names(table_name) %}
+    {{ return(raw_columns(table_name) | map(attribute='name') | list) }}
+{% endmacro %}
+
+{% macro raw_key(table_name) %}
+    {{ return(raw_columns(table_name) | selectattr('meta.key', 'defined') | map(attribute='name') | list) }}
+{% endmacro %}
+
+{% macro read_raw_tables() %}
+    {%- if execute and flags.WHICH in ['run', 'build', 'test'] -%}
+        {{ return(adapter.dispatch('read_raw_tables')()) }}
+    {%- endif -%}
+{% endmacro %}
+
+{#- On a warehouse that loads its raw tables itself, the sources are there already. -#}
+{% macro default__read_raw_tables() %}
+{% endmacro %}
+
+{% macro duckdb__read_raw_tables() %}
+    {%- set directory = env_var('RAW_DATA_DIR', 'data/raw') -%}
+    {%- set counts = run_query("select count(*) from glob('" ~ directory ~ "/raw_*/*')") -%}
+    {%- if counts.columns[0].values()[0] == 0 -%}
+        {{ exceptions.raise_compiler_error(
+            "There are no raw data in " ~ directory ~ ": run 'make run' or 'python -m simulator --out " ~ directory
+            ~ "' for a simulated marketplace, or set RAW_DATA_DIR to a directory with your own raw tables."
+        ) }}
+    {%- endif -%}
+    {%- do run_query('create schema if not exists raw') -%}
+    {%- set tables = raw_tables() -%}
+    {%- for name in tables -%}
+        {%- do run_query(
+            'create or replace view raw.' ~ name ~ ' as ' ~ duckdb__checked_raw_files(name, directory ~ '/' ~ name)
+        ) -%}
+    {%- endfor -%}
+{% endmacro %}
+
+{#- The select that reads a raw table's files, each column in the contract's type; or one clear error. -#}
+{% macro duckdb__checked_raw_files(table_name, directory) %}
+    {%- set readers = [] -%}
+    {%- for extension in ['parquet', 'csv'] -%}
+        {%- set pattern = directory ~ '/*.' ~ extension -%}
+        {%- if run_query("select count(*) from glob('" ~ pattern ~ "')").columns[0].values()[0] > 0 -%}
+            {%- if extension == 'parquet' -%}
+                {%- set reader = "read_parquet('" ~ pattern ~ "', union_by_name = true)" -%}
+            {%- else -%}
+                {%- set reader = "read_csv('" ~ pattern ~ "', header = true, all_varchar = true, union_by_name = true)" -%}
+            {%- endif -%}
+            {%- do readers.append(duckdb__checked_reader(table_name, reader, extension, pattern)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if not readers -%}
+        {{ exceptions.raise_compiler_error(
+            'Raw table ' ~ table_name ~ ' is missing: expected ' ~ directory ~ '/*.parquet (or *.csv), found no such file.'
+        ) }}
+    {%- endif -%}
+    {{ return(readers | join(' union all ')) }}
+{% endmacro %}
+
+{% macro duckdb__checked_reader(table_name, reader, extension, pattern) %}
+    {%- set found = {} -%}
+    {%- for row in run_query('describe select * from ' ~ reader).rows -%}
+        {%- do found.update({row[0] | lower: row[1]}) -%}
+    {%- endfor -%}
+    {%- set selected = [] -%}
+    {%- for column in raw_columns(table_name) -%}
+        {%- if column.name not in found -%}
+            {%- if not column.meta.get('optional') -%}
+                {{ exceptions.raise_compiler_error(
+                    'Raw table ' ~ table_name ~ ' has no column ' ~ column.name ~ ': expected ' ~ column.data_type
+                    ~ ', found only ' ~ (found | join(', ')) ~ ' (' ~ pattern ~ ').'
+                ) }}
+            {%- endif -%}
+            {%- do selected.append('cast(null as ' ~ column.data_type ~ ') as ' ~ column.name) -%}
+        {%- else -%}
+            {%- if extension == 'csv' -%}
+                {#- A CSV file has no types: what cannot be read as the contract's type is of the wrong type. -#}
+                {%- set wrong = run_query(
+                    'select ' ~ column.name ~ ' from ' ~ reader ~ ' where ' ~ column.name ~ ' is not null and try_cast('
+                    ~ column.name ~ ' as ' ~ column.data_type ~ ') is null limit 1'
+                ).rows -%}
+                {%- set found_type = "the value '" ~ wrong[0][0] ~ "'" if wrong | length else none -%}
+            {%- else -%}
+                {%- set found_type = none if duckdb__type_fits(found[column.name], column.data_type) else found[column.name] -%}
+            {%- endif -%}
+            {%- if found_type -%}
+                {{ exceptions.raise_compiler_error(
+                    'Raw table ' ~ table_name ~ ', column ' ~ column.name ~ ' is of the wrong type: expected '
+                    ~ column.data_type ~ ', found ' ~ found_type ~ ' (' ~ pattern ~ ').'
+                ) }}
+            {%- endif -%}
+            {%- do selected.append('cast(' ~ column.name ~ ' as ' ~ column.data_type ~ ') as ' ~ column.name) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return('select ' ~ selected | join(', ') ~ ' from ' ~ reader) }}
+{% endmacro %}
+
+{#- Whether a file's type holds the contract's values without loss. -#}
+{% macro duckdb__type_fits(found, expected) %}
+    {%- set found = found | upper -%}
+    {%- set integers = ['TINYINT', 'SMALLINT', 'INTEGER', 'UTINYINT', 'USMALLINT'] -%}
+    {%- if expected == 'integer' -%}
+        {{ return(found in integers + ['BIGINT', 'UINTEGER']) }}
+    {%- elif expected == 'double' -%}
+        {{ return(found in integers + ['DOUBLE', 'FLOAT']) }}
+    {%- elif expected == 'varchar' -%}
+        {{ return(found == 'VARCHAR' or found.startswith('ENUM')) }}
+    {%- elif expected == 'timestamp' -%}
+        {{ return(found in ['TIMESTAMP', 'TIMESTAMP_S', 'TIMESTAMP_MS', 'TIMESTAMP_NS']) }}
+    {%- elif expected.startswith('decimal') -%}
+        {#- More digits than the contract's are caught by the cast; more decimal places would be rounded away. -#}
+        {{ return(found in integers or (found.startswith('DECIMAL') and found.split(',')[1].strip(')') | int <= 2)) }}
+    {%- endif -%}
+    {{ return(found == expected | upper) }}
+{% endmacro %}
+
+{#-
+    SQL for the first reason for which a version breaks the contract, in the order of the specification; null when none.
+    `of_customer`: base_customer_arrivals is left-joined, so rows are judged by their customer too (not for tutors and
+    availability, and for customers themselves only as to signup). `subjects`: the seed, for tables with a subject; given
+    by the model, so that dbt sees the dependency.
+-#}
+{% macro rejection_reason(table_name, of_customer=true, subjects=none) %}
+    {%- set columns = raw_columns(table_name) -%}
+    {%- set missing_key = [] -%}
+    {%- set missing_timestamp = [] -%}
+    {%- set unknown_value = [] -%}
+    {%- set out_of_range = [] -%}
+    {%- set after_load = [] -%}
+    {%- set before_signup = [] -%}
+    {%- for column in columns -%}
+        {%- set name = column.name -%}
+        {%- set meta = column.meta -%}
+        {%- if meta.key or meta.owner -%}
+            {%- do missing_key.append(name ~ ' is null') -%}
+        {%- endif -%}
+        {%- if meta.required is defined -%}
+            {%- set condition = '' if meta.required is sameas true else meta.required ~ ' and ' -%}
+            {%- do missing_timestamp.append('(' ~ condition ~ name ~ ' is null)') -%}
+        {%- endif -%}
+        {%- if meta.accepted_values is defined -%}
+            {%- do unknown_value.append(name ~ " not in ('" ~ meta.accepted_values | join("', '") ~ "')") -%}
+        {%- elif meta.accepted_seed is defined -%}
+            {%- do unknown_value.append(name ~ ' not in (select subject from ' ~ subjects ~ ')') -%}
+        {%- elif meta.accepted_list_seed is defined -%}
+            {%- do unknown_value.append(has_item_outside(name, subjects, 'subject')) -%}
+        {%- endif -%}
+        {%- if unknown_value and (meta.accepted_values or meta.accepted_seed or meta.accepted_list_seed) and not meta.nullable -%}
+            {%- do unknown_value.append(name ~ ' is null') -%}
+        {%- endif -%}
+        {%- if meta.between is defined -%}
+            {%- if meta.between[0] is not none -%}{%- do out_of_range.append(name ~ ' < ' ~ meta.between[0]) -%}{%- endif -%}
+            {%- if meta.between[1] is not none -%}{%- do out_of_range.append(name ~ ' > ' ~ meta.between[1]) -%}{%- endif -%}
+            {%- if column.data_type == 'double' -%}{%- do out_of_range.append(is_not_a_number(name)) -%}{%- endif -%}
+        {%- endif -%}
+        {%- if meta.event is defined -%}
+            {%- set condition = '' if meta.event is sameas true else meta.event ~ ' and ' -%}
+            {%- do after_load.append(
+                '(' ~ condition ~ name ~ ' > ' ~ dbt.dateadd('hour', 24, 'loaded_at') ~ ')') -%}
+            {%- do before_signup.append(
+                '(' ~ condition ~ name ~ ' < ' ~ dbt.dateadd('hour', -24, 'latest_signed_up_at') ~ ')') -%}
+        {%- endif -%}
+    {%- endfor -%}
+    case
+        when {{ missing_key | join(' or ') }} then 'missing_key'
+        {%- if of_customer %}
+        when arrived_customer_id is null then 'unknown_customer'
+        {%- endif %}
+        {%- if missing_timestamp %}
+        when {{ missing_timestamp | join(' or ') }} then 'missing_timestamp'
+        {%- endif %}
+        {%- if unknown_value %}
+        when {{ unknown_value | join(' or ') }} then 'unknown_value'
+        {%- endif %}
+        {%- if out_of_range %}
+        when {{ out_of_range | join(' or ') }} then 'out_of_range'
+        {%- endif %}
+        {%- if after_load %}
+        when {{ after_load | join(' or ') }} then 'event_after_load'
+        {%- endif %}
+        {%- if before_signup and of_customer %}
+        when {{ before_signup | join(' or ') }} then 'event_before_signup'
+        {%- endif %}
+    end
+{%- endmacro %}
+
+{#- Whether a comma-separated list holds an item that the seed's column does not. -#}
+{% macro has_item_outside(column, relation, item) %}
+    {{- return(adapter.dispatch('has_item_outside')(column, relation, item)) -}}
+{% endmacro %}
+
+{% macro duckdb__has_item_outside(column, relation, item) -%}
+    not list_has_all((select list({{ item }}) from {{ relation }}), string_split(replace({{ column }}, ' ', ''), ','))
+{%- endmacro %}
+
+{% macro is_not_a_number(column) %}
+    {{- return(adapter.dispatch('is_not_a_number')(column)) -}}
+{% endmacro %}
+
+{% macro default__is_not_a_number(column) -%}
+    isnan({{ column }})
+{%- endmacro %}
+
+{#- The row as JSON text, columns in the contract's order. -#}
+{% macro row_as_json(table_name) %}
+    {{- return(adapter.dispatch('row_as_json')(table_name)) -}}
+{% endmacro %}
+
+{% macro duckdb__row_as_json(table_name) -%}
+    cast(to_json(struct_pack(
+        {%- for name in raw_column_names(table_name) %}{{ name }} := {{ name }}{{ ', ' if not loop.last }}{% endfor -%}
+    )) as varchar)
+{%- endmacro %}
+
+{#-
+    A row number that is 1 for exactly one row of each delivered version, whatever the order of the rows. The version is
+    known by its key and `loaded_at`; without `loaded_at` by `updated_at`; without a key by the whole row.
+-#}
+{% macro delivery_number(table_name) -%}
+    {%- set key = raw_key(table_name) -%}
+    {%- set names = raw_column_names(table_name) -%}
+    {%- set rest = names | reject('in', key + ['loaded_at', 'updated_at']) | list -%}
+    row_number() over (
+        partition by
+            {{ key | join(', ') }}, loaded_at,
+            {%- if 'updated_at' in names %}
+            case when loaded_at is null then updated_at end,
+            {%- endif %}
+            case when {{ key | join(' is null or ') }} is null then {{ row_as_json(table_name) }} end
+        order by
+            {%- if 'updated_at' in names %}
+            updated_at desc nulls last,
+            {%- endif %}
+            {%- for name in rest %}
+            {{ name }} desc nulls last{{ ',' if not loop.last }}
+            {%- endfor %}
+    )
+{%- endmacro %}
+
+{#- The accepted versions of a raw table, each delivery once. -#}
+{% macro accepted_versions(table_name, relation) -%}
+    select {{ raw_column_names(table_name) | join(', ') }}
+    from (
+        select
+            *,
+            {{ delivery_number(table_name) }} as delivery_number
+        from {{ relation }}
+        where rejection_reason is null
+    ) as deliveries
+    where delivery_number = 1
+{%- endmacro %}
+
+{#- The rejected versions of a raw table in the form of quarantine.rejected_rows. -#}
+{% macro rejected_versions(table_name, relation) -%}
+    {%- set key = raw_key(table_name) -%}
+    select
+        cast('{{ table_name }}' as varchar) as source_table,
+        {% if key | length == 1 -%}
+        {{ key[0] }}
+        {%- else -%}
+        {% for name in key %}coalesce(cast({{ name }} as varchar), ''){{ " || '|' || " if not loop.last }}{% endfor %}
+        {%- endif %} as primary_key,
+        rejection_reason as reason,
+        {{ row_as_json(table_name) }} as row_json,
+        loaded_at
+    from (
+        select
+            *,
+            {{ delivery_number(table_name) }} as delivery_number
+        from {{ relation }}
+        where rejection_reason is not null
+    ) as deliveries
+    where delivery_number = 1
+{%- endmacro %}

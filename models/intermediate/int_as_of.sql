@@ -1,0 +1,32 @@
+{#- Everything dated hangs on this model, so a feed with too many rejected rows stops the build here. -#}
+-- depends_on: {{ ref('rejection_summary') }}
+with landed as (
+    {% for feed in feeds() %}
+    {%- set event_times = {'calls': 'called_at', 'app_events': 'occurred_at', 'tutor_availability': 'week_start'} -%}
+    select max(coalesce(loaded_at, cast({{ event_times.get(feed, 'updated_at') }} as timestamp))) as last_landed_at
+    from {{ source('raw', 'raw_' ~ feed) }}
+    {{ 'union all' if not loop.last }}
+    {% endfor %}
+),
+
+customers as (
+    select signed_up_at from {{ ref('stg_customers') }}
+    where in_force_until is null
+),
+
+first_signup as (
+    select min(signed_up_at) as first_signed_up_at from customers
+),
+
+final as (
+    select
+        {% if var('as_of') -%}
+        cast('{{ var("as_of") }}' as date) as as_of,
+        {%- else -%}
+        (select cast(min(last_landed_at) as date) from landed) as as_of,
+        {%- endif %}
+        first_signed_up_at
+    from first_signup
+)
+
+select * from final

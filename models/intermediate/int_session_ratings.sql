@@ -1,0 +1,28 @@
+with session_versions as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        rating,
+        rated_at,
+        in_force_from,
+        in_force_until
+    from {{ ref('stg_sessions') }}
+),
+
+final as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        rating,
+        rated_at,
+        {{ visible_from('rated_at') }} as visible_from,
+        in_force_until as visible_until
+    from session_versions
+    where
+        rating is not null
+        and {{ is_ever_visible('rated_at') }}
+)
+
+select * from final

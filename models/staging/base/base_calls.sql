@@ -1,0 +1,21 @@
+with source as (
+    select {{ raw_column_names('raw_calls') | join(', ') }} from {{ source('raw', 'raw_calls') }}
+),
+
+arrivals as (
+    select
+        customer_id as arrived_customer_id,
+        latest_signed_up_at
+    from {{ ref('base_customer_arrivals') }}
+),
+
+judged as (
+    select
+        source.*,
+        {{ rejection_reason('raw_calls') }} as rejection_reason
+    from source
+    left join arrivals
+        on source.customer_id = arrivals.arrived_customer_id
+)
+
+select * from judged

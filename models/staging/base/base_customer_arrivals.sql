@@ -1,0 +1,45 @@
+with source as (
+    select {{ raw_column_names('raw_customers') | join(', ') }} from {{ source('raw', 'raw_customers') }}
+),
+
+judged as (
+    select
+        *,
+        {{ rejection_reason('raw_customers', of_customer=false) }} as rejection_reason
+    from source
+),
+
+arrivals as (
+    select
+        customer_id,
+        {{ first_midnight_delivered('min(loaded_at)') }} as arrived_from
+    from judged
+    where customer_id is not null
+    group by customer_id
+),
+
+latest_versions as (
+    select
+        customer_id,
+        signed_up_at,
+        row_number() over (
+            partition by customer_id
+            order by loaded_at desc nulls last, updated_at desc nulls last, signed_up_at desc
+        ) as recency
+    from judged
+    where rejection_reason is null
+),
+
+final as (
+    select
+        arrivals.customer_id,
+        arrivals.arrived_from,
+        latest_versions.signed_up_at as latest_signed_up_at
+    from arrivals
+    left join latest_versions
+        on
+            arrivals.customer_id = latest_versions.customer_id
+            and latest_versions.recency = 1
+)
+
+select * from final

@@ -1,0 +1,1 @@
+"""In-database scoring: released models, and the predictions they write into the warehouse."""

@@ -1,0 +1,406 @@
+"""A release: the five trained models as files that scoring reads, without MLflow and without pickles.
+
+    <models_dir>/
+        champion.json                     {"model_version": "v2"}: the release that scoring uses
+        releases/v2/release.json          what the release is, calibration, held-out figures, decision
+        releases/v2/churn_risk_14d.txt    one LightGBM text model a prediction column
+        ...
+
+A release never changes once written. It is written beside its final place and renamed into it, so a reader
+finds a whole release or none; the champion pointer is replaced in the same way.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import lightgbm
+import numpy as np
+
+# The prediction columns of predictions.customer_predictions, in their order there; each is one model.
+MODEL_NAMES = (
+    "churn_risk_14d",
+    "churn_risk_30d",
+    "health_score",
+    "session_velocity",
+    "first_session_success",
+)
+
+FORMAT = 1
+_RELEASES = "releases"
+_RELEASE_FILE = "release.json"
+_CHAMPION_FILE = "champion.json"
+_VERSION = re.compile(r"v([1-9][0-9]*)")
+# Probabilities nearer to 0 or 1 than this have no usable log-odds.
+_EDGE = 1e-12
+
+
+class ReleaseError(Exception):
+    """A release cannot be read or written; the message is one sentence that names the file."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Logistic calibration on the log-odds: p' = 1 / (1 + exp(-(slope * logit(p) + intercept))).
+
+    Two numbers instead of a step function: they move probabilities without changing the order of customers,
+    and any SQL engine can apply them.
+    """
+
+    slope: float
+    intercept: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.slope) and np.isfinite(self.intercept) and self.slope > 0):
+            raise ValueError(
+                f"A calibration needs a finite slope above 0 and a finite intercept, not {self}."
+            )
+
+    def apply(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, shape and dtype of `probabilities` (float64, each in [0, 1])."""
+        clipped = np.clip(probabilities, _EDGE, 1.0 - _EDGE)
+        log_odds = np.log(clipped / (1.0 - clipped))
+        return 1.0 / (1.0 + np.exp(-(self.slope * log_odds + self.intercept)))
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """One trained model: a LightGBM model text and what happens to its output.
+
+    `features` are in the order of the Booster's columns. `lower` and `upper` bound the output (None:
+    unbounded). `origin_version` is the version in which this booster was trained: an earlier one than the
+    release's own where the challenger was worse and the incumbent's booster was carried over. `held_out`
+    holds the figures that this booster reached on the held-out rows of the release it is in.
+    """
+
+    name: str
+    feature_service: str
+    features: tuple[str, ...]
+    booster_text: str
+    calibration: Calibration | None
+    lower: float | None
+    upper: float | None
+    held_out: Mapping[str, Any]
+    origin_version: str
+
+    @cached_property
+    def booster(self) -> lightgbm.Booster:
+        """The LightGBM model, parsed once."""
+        return lightgbm.Booster(model_str=self.booster_text)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predictions, float64 (rows,): Booster.predict, then calibration, then the bounds.
+
+        `features` is float64 (rows, len(self.features)), columns in the order of `self.features`. Raises
+        ValueError when the shape is another. Every row is predicted; that `first_session_success` is null
+        once a first session took place is for the caller to apply.
+        """
+        matrix = self._checked(features)
+        if not len(matrix):
+            return np.empty(0)
+        predictions = np.asarray(self.booster.predict(matrix), dtype=np.float64)
+        if self.calibration is not None:
+            predictions = self.calibration.apply(predictions)
+        if self.lower is not None or self.upper is not None:
+            predictions = np.clip(predictions, self.lower, self.upper)
+        return predictions
+
+    def contributions(self, features: np.ndarray) -> np.ndarray:
+        """What each feature adds to each prediction (TreeSHAP), float64 (rows, len(self.features) + 1).
+
+        The last column is the base value. A row sums to the log-odds of the calibrated probability (churn,
+        first session) or to the prediction itself (health, velocity), before the bounds.
+        """
+        matrix = self._checked(features)
+        if not len(matrix):
+            return np.empty((0, len(self.features) + 1))
+        effects = np.asarray(self.booster.predict(matrix, pred_contrib=True), dtype=np.float64)
+        if self.calibration is not None:
+            effects *= self.calibration.slope
+            effects[:, -1] += self.calibration.intercept
+        return effects
+
+    def _checked(self, features: np.ndarray) -> np.ndarray:
+        matrix = np.ascontiguousarray(features, dtype=np.float64)
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
+            raise ValueError(
+                f"{self.name} takes {len(self.features)} features a row, not shape {matrix.shape}."
+            )
+        return matrix
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version of all five models: what scoring uses and what the model_versions table reports.
+
+    All times are naive UTC. `data_as_of` is the data end that the training saw; `trained_until` the last
+    moment whose data any of the models learned from: predictions for snapshots after it are honest.
+    `training_rows` counts the distinct entity rows that this version's own training learned from or chose
+    with. `decision` says, a model, whether the challenger replaced the incumbent, and why.
+    """
+
+    model_version: str
+    trained_at: datetime
+    data_as_of: datetime
+    trained_until: datetime
+    training_rows: int
+    models: Mapping[str, ReleasedModel]
+    decision: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        version_number(self.model_version)
+        if tuple(self.models) != MODEL_NAMES:
+            raise ValueError(
+                f"A release holds {', '.join(MODEL_NAMES)} in this order, not {', '.join(self.models)}."
+            )
+
+    def predict(self, features: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """All five predictions, name → float64 (rows,), with the churn probabilities in order.
+
+        `features` is float64 (rows, len(columns)); `columns` names its columns and must contain every model's
+        features, in any order. Raises ValueError when one is missing.
+        """
+        position = {name: index for index, name in enumerate(columns)}
+        predictions = {}
+        for name, model in self.models.items():
+            missing = [feature for feature in model.features if feature not in position]
+            if missing:
+                raise ValueError(
+                    f"{name} of release {self.model_version} needs the features {', '.join(missing)}."
+                )
+            predictions[name] = model.predict(features[:, [position[feature] for feature in model.features]])
+        return in_order(predictions)
+
+
+def in_order(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The predictions with churn_risk_14d no greater than churn_risk_30d.
+
+    A lapse that starts within 14 days also starts within 30. The 30-day model is the better informed of the
+    two about that (more positives), so it is the 14-day probability that gives way. The one place where this
+    rule lives.
+    """
+    ordered = dict(predictions)
+    ordered["churn_risk_14d"] = np.minimum(predictions["churn_risk_14d"], predictions["churn_risk_30d"])
+    return ordered
+
+
+def version_number(model_version: str) -> int:
+    """The n of 'v<n>'. Raises ReleaseError for any other text."""
+    match = _VERSION.fullmatch(model_version)
+    if match is None:
+        raise ReleaseError(f"A model version is 'v1', 'v2' and so on, not '{model_version}'.")
+    return int(match.group(1))
+
+
+def release_dir(models_dir: Path, model_version: str) -> Path:
+    """Where a release lies, whether or not it exists."""
+    version_number(model_version)
+    return Path(models_dir) / _RELEASES / model_version
+
+
+def write_release(
+    release: Release, models_dir: Path, extra_files: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Write a release whole or not at all, and return its directory.
+
+    `extra_files` (name → text) lie beside release.json, such as the training report. Raises ReleaseError when
+    the release exists already: releases never change. The champion pointer is left alone.
+    """
+    target = release_dir(models_dir, release.model_version)
+    if target.exists():
+        raise ReleaseError(f"{target} exists already, and a release never changes.")
+    files = release_files(release)
+    clashing = sorted(set(files) & set(extra_files))
+    if clashing:
+        raise ValueError(f"The extra files {', '.join(clashing)} would overwrite files of the release.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{release.model_version}-", dir=target.parent))
+    try:
+        for name, text in {**files, **extra_files}.items():
+            _write_durably(draft / name, text)
+        draft.chmod(0o755)  # mkdtemp makes it private; other users may score
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _sync_directory(target.parent)
+    return target
+
+
+def release_files(release: Release) -> dict[str, str]:
+    """The files of a release, name → text: release.json and one LightGBM text file a model."""
+    files = {f"{name}.txt": model.booster_text for name, model in release.models.items()}
+    described = {
+        "format": FORMAT,
+        "model_version": release.model_version,
+        "trained_at": release.trained_at.isoformat(),
+        "data_as_of": release.data_as_of.isoformat(),
+        "trained_until": release.trained_until.isoformat(),
+        "training_rows": release.training_rows,
+        "decision": release.decision,
+        "models": [
+            {
+                "name": name,
+                "file": f"{name}.txt",
+                "sha256": _sha256(model.booster_text),
+                "feature_service": model.feature_service,
+                "features": list(model.features),
+                "calibration": None
+                if model.calibration is None
+                else {"slope": model.calibration.slope, "intercept": model.calibration.intercept},
+                "lower": model.lower,
+                "upper": model.upper,
+                "origin_version": model.origin_version,
+                "held_out": model.held_out,
+            }
+            for name, model in release.models.items()
+        ],
+    }
+    # NaN is not JSON: a figure that could not be computed is null.
+    files[_RELEASE_FILE] = json.dumps(described, indent=2, allow_nan=False, default=dict) + "\n"
+    return files
+
+
+def read_release(models_dir: Path, model_version: str) -> Release:
+    """The release as it was written, bit for bit.
+
+    Raises ReleaseError, naming the file, when the release or one of its files is missing, unreadable or
+    altered.
+    """
+    directory = release_dir(models_dir, model_version)
+    path = directory / _RELEASE_FILE
+    described = _read_json(path)
+    if described.get("format") != FORMAT:
+        raise ReleaseError(
+            f"{path} has format {described.get('format')}, and this code reads format {FORMAT}."
+        )
+    try:
+        return Release(
+            model_version=described["model_version"],
+            trained_at=datetime.fromisoformat(described["trained_at"]),
+            data_as_of=datetime.fromisoformat(described["data_as_of"]),
+            trained_until=datetime.fromisoformat(described["trained_until"]),
+            training_rows=described["training_rows"],
+            models={entry["name"]: _read_model(directory, entry) for entry in described["models"]},
+            decision=described["decision"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReleaseError(f"{path} is not a release of the five models: {error!r}.") from error
+
+
+def read_champion(models_dir: Path) -> Release | None:
+    """The release that scoring uses; None when no model was ever trained."""
+    path = Path(models_dir) / _CHAMPION_FILE
+    if not path.exists():
+        return None
+    version = _read_json(path).get("model_version")
+    if not isinstance(version, str):
+        raise ReleaseError(f"{path} names no model_version.")
+    return read_release(models_dir, version)
+
+
+def set_champion(models_dir: Path, model_version: str) -> None:
+    """Point scoring to a release, which must be readable in full. A reader sees the old or the new one."""
+    read_release(models_dir, model_version)
+    path = Path(models_dir) / _CHAMPION_FILE
+    handle, draft = tempfile.mkstemp(prefix=".champion-", dir=path.parent)
+    os.close(handle)
+    try:
+        _write_durably(Path(draft), json.dumps({"model_version": model_version}) + "\n")
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def list_releases(models_dir: Path) -> tuple[str, ...]:
+    """The versions of the releases on disk, oldest first; drafts of interrupted writes are not among them."""
+    directory = Path(models_dir) / _RELEASES
+    if not directory.is_dir():
+        return ()
+    versions = (entry.name for entry in directory.iterdir() if _VERSION.fullmatch(entry.name))
+    return tuple(sorted(versions, key=version_number))
+
+
+def _read_model(directory: Path, entry: Mapping[str, Any]) -> ReleasedModel:
+    path = directory / entry["file"]
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ReleaseError(
+            f"The model file {path} is missing; {directory / _RELEASE_FILE} names it."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReleaseError(f"The model file {path} cannot be read: {error}.") from error
+    if _sha256(text) != entry["sha256"]:
+        raise ReleaseError(f"The model file {path} is not the one that was released: its checksum differs.")
+    calibration = entry["calibration"]
+    model = ReleasedModel(
+        name=entry["name"],
+        feature_service=entry["feature_service"],
+        features=tuple(entry["features"]),
+        booster_text=text,
+        calibration=None
+        if calibration is None
+        else Calibration(calibration["slope"], calibration["intercept"]),
+        lower=entry["lower"],
+        upper=entry["upper"],
+        held_out=entry["held_out"],
+        origin_version=entry["origin_version"],
+    )
+    try:
+        trained_on = tuple(model.booster.feature_name())
+    except lightgbm.basic.LightGBMError as error:
+        raise ReleaseError(f"The model file {path} is not a LightGBM model: {error}.") from error
+    if trained_on != model.features:
+        differing = sorted(set(trained_on) ^ set(model.features)) or ["the order"]
+        raise ReleaseError(
+            f"The model file {path} was trained on other features than {_RELEASE_FILE} lists: "
+            f"{', '.join(differing)}."
+        )
+    return model
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ReleaseError(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ReleaseError(f"{path} cannot be read: it holds no JSON object.")
+    return content
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    # Bytes, so that no platform translates the line ends of a model file.
+    with path.open("wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    # A rename is only durable once its directory is on disk.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,81 @@
+"""Fixtures of the Python tests: warehouses that dbt builds from small raw directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+ROOT = Path(__file__).resolve().parents[2]
+DBT = Path(sys.executable).parent / "dbt"
+SELECTION = ("+customer_features", "+customer_labels", "+rejected_rows")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """A DuckDB file that dbt wrote."""
+
+    path: Path
+
+    def rows(self, query: str) -> list[Record]:
+        """The rows of a query as dicts."""
+        with duckdb.connect(str(self.path), read_only=True) as connection:
+            result = connection.execute(query)
+            names = [column[0] for column in result.description]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def keyed(self, relation: str) -> dict[tuple[str, datetime], Record]:
+        """The rows of a table by (customer_id, feature_timestamp), which must be unique."""
+        rows = self.rows(f"select * from {relation}")
+        keyed = {(row.pop("customer_id"), row.pop("feature_timestamp")): row for row in rows}
+        assert len(keyed) == len(rows), f"{relation} holds a key twice"
+        return keyed
+
+
+def dbt_build(
+    raw: Path,
+    work: Path,
+    *,
+    warehouse: Path | None = None,
+    select: Iterable[str] = SELECTION,
+    check: bool = True,
+    **variables: Any,
+) -> tuple[Warehouse, subprocess.CompletedProcess[str]]:
+    """Run `dbt build` on a raw directory, everything that it writes below `work`.
+
+    Without a `warehouse` the file is a new one; with one, the build is incremental. Dates among the variables are
+    given to dbt as YYYY-MM-DD.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = warehouse or work / "warehouse.duckdb"
+    texts = {name: str(value.date()) if isinstance(value, date) else value for name, value in variables.items()}
+    environment = os.environ | {
+        "RAW_DATA_DIR": str(raw),
+        "WAREHOUSE_PATH": str(path),
+        "FEATURE_EXPORT_DIR": str(work / "export"),
+        "DBT_TARGET_PATH": str(work / "target"),
+        "DBT_LOG_PATH": str(work / "logs"),
+        "DBT_PROFILES_DIR": str(ROOT),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+    run = subprocess.run(
+        [DBT, "build", "--project-dir", ROOT, "--vars", json.dumps(texts), "--select", *select],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and run.returncode != 0:
+        raise AssertionError(f"dbt build failed on {raw}:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}")
+    return Warehouse(path), run

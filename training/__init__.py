@@ -1,0 +1,1 @@
+"""Data set → models → evaluation → registry. `python -m training` runs all of it."""

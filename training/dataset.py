@@ -1,0 +1,320 @@
+"""Entity rows with mature labels from the warehouse, and their features from Feast.
+
+The left side alone says who and when: snapshots of Mondays, a customer each, with the label of one model.
+Features are then looked up as of those moments by `get_historical_features` with the model's feature service.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from training.errors import TrainingError
+from training.models import ModelSpec
+from training.split import CHOOSE, FIT, NOWHERE, REPORT, Blocks, assign, customer_hashes, split_time, thin
+
+# (entity rows with customer_id and event_timestamp, feature service) → one row an entity row, in the same
+# order, with a column a feature of the service.
+Retrieve = Callable[[pa.Table, str], pa.Table]
+
+# Enough for the trees to stop improving at 10,000 customers; more rows only take longer (neighbouring weeks
+# of a customer are nearly copies of each other).
+MOST_FIT_ROWS = 60_000
+
+_MONDAY = 1  # DuckDB's isodow
+_NEVER_LAPSED_DAYS = 30  # lapse_days of labels-and-health.md: a longer gap without a session is a lapse
+
+
+@dataclass(frozen=True)
+class LabelledSnapshots:
+    """Every Monday snapshot up to the data end with what is known of it, sorted by snapshot and customer.
+
+    `values` holds labels (NaN: not mature or not applicable) and the few columns that decide about
+    populations and baselines, all float64 (rows,). `hashes` is one customer hash a row.
+    """
+
+    customer_ids: np.ndarray
+    snapshots: np.ndarray
+    hashes: np.ndarray
+    values: Mapping[str, np.ndarray]
+    data_end: np.datetime64
+
+    def __len__(self) -> int:
+        return len(self.customer_ids)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of one model: label and features, and the block (split.FIT, CHOOSE, REPORT) of each.
+
+    `features` is float64 (rows, len(columns)); `extra` holds further columns, float64 (rows,).
+    """
+
+    customer_ids: np.ndarray
+    snapshots: np.ndarray
+    block: np.ndarray
+    labels: np.ndarray
+    features: np.ndarray
+    columns: tuple[str, ...]
+    extra: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """The rows of a boolean mask or index."""
+        return Examples(
+            customer_ids=self.customer_ids[rows],
+            snapshots=self.snapshots[rows],
+            block=self.block[rows],
+            labels=self.labels[rows],
+            features=self.features[rows],
+            columns=self.columns,
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
+
+    def of(self, block: int) -> "Examples":
+        """The rows of one block."""
+        return self.take(self.block == block)
+
+    def column(self, name: str) -> np.ndarray:
+        """A feature or an extra column, float64 (rows,)."""
+        if name in self.extra:
+            return self.extra[name]
+        return self.features[:, self.columns.index(name)]
+
+    @property
+    def not_yet_lapsed(self) -> np.ndarray:
+        """Which rows' customers completed a session within the 30 days before the snapshot, bool (rows,)."""
+        return self.extra["days_since_last_session"] < _NEVER_LAPSED_DAYS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows a model uses: `rows` indexes LabelledSnapshots, `block` has the block of each."""
+
+    spec: ModelSpec
+    blocks: Blocks
+    rows: np.ndarray
+    block: np.ndarray
+
+
+def data_end_of(warehouse: duckdb.DuckDBPyConnection) -> datetime:
+    """The as-of time of the warehouse: its latest snapshot. Raises TrainingError when there is none."""
+    latest = _query(warehouse, "select max(feature_timestamp) from features.customer_features").fetchone()[0]
+    if latest is None:
+        raise TrainingError("The warehouse holds no snapshots: run `make run` or `dbt build` on data first.")
+    return latest
+
+
+def read_labelled_snapshots(
+    warehouse: duckdb.DuckDBPyConnection, specs: Sequence[ModelSpec], as_of: datetime
+) -> LabelledSnapshots:
+    """Every Monday snapshot before `as_of` with labels that were mature by then.
+
+    A label that matured after `as_of` is left out (NaN) even where the warehouse holds it by now. Raises
+    TrainingError when the warehouse lacks a table or column.
+    """
+    labels = ", ".join(f"labels.{spec.label}::double as {spec.label}" for spec in specs)
+    table = (
+        _query(
+            warehouse,
+            f"""
+            select
+                labels.customer_id
+              , labels.feature_timestamp
+              , {labels}
+              , labels.health_index::double as health_index
+              , features.days_since_last_session::double as days_since_last_session
+              , features.total_sessions_lifetime::double as total_sessions_lifetime
+            from labels.customer_labels as labels
+            join features.customer_features as features using (customer_id, feature_timestamp)
+            where isodow(labels.feature_timestamp) = {_MONDAY}
+              and labels.feature_timestamp < $1
+            order by labels.feature_timestamp, labels.customer_id
+            """,
+            [as_of],
+        )
+        .arrow()
+        .read_all()
+    )
+    snapshots = table["feature_timestamp"].to_numpy().astype("datetime64[us]")
+    data_end = np.datetime64(as_of, "us")
+    values = {name: table[name].to_numpy().astype(np.float64) for name in table.column_names[2:]}
+    for spec in specs:
+        mature = snapshots + np.timedelta64(spec.label_days, "D") <= data_end
+        values[spec.label] = np.where(mature, values[spec.label], np.nan)
+    customers = table["customer_id"].combine_chunks().dictionary_encode()
+    hashes = customer_hashes(customers.dictionary.to_pylist())
+    return LabelledSnapshots(
+        customer_ids=table["customer_id"].to_numpy(),
+        snapshots=snapshots,
+        hashes=hashes[customers.indices.to_numpy()] if len(hashes) else hashes,
+        values=values,
+        data_end=data_end,
+    )
+
+
+def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
+    """The rows of one model and their blocks, by time and by customer.
+
+    Raises TrainingError, saying what is needed, when history is too short or a block has too few rows.
+    """
+    if not len(labelled):
+        raise TrainingError(
+            "The warehouse holds no labelled snapshots: run `make run` or `dbt build` on data first."
+        )
+    try:
+        blocks = split_time(
+            labelled.snapshots.min().astype("datetime64[D]"),
+            labelled.data_end.astype("datetime64[D]"),
+            spec.label_days,
+            spec.choose_weeks,
+            spec.report_weeks,
+        )
+    except TrainingError as error:
+        raise TrainingError(f"{spec.name} cannot be trained: {error}.") from error
+    usable = ~np.isnan(labelled.values[spec.label])
+    if spec.only_before_first_session:
+        usable &= labelled.values["total_sessions_lifetime"] == 0
+    assigned = np.where(usable, assign(labelled.hashes, labelled.snapshots, blocks), NOWHERE)
+    assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
+    _check_enough(spec, labelled.values[spec.label], assigned)
+    rows = np.flatnonzero(assigned != NOWHERE)
+    return Plan(spec=spec, blocks=blocks, rows=rows, block=assigned[rows])
+
+
+# Fewer rows than this, or fewer of either outcome, and a block's figures and calibration are noise.
+_LEAST_ROWS = {FIT: 200, CHOOSE: 40, REPORT: 40}
+_LEAST_OF_EACH_OUTCOME = {FIT: 20, CHOOSE: 5, REPORT: 5}
+_PURPOSE = {FIT: "fit on", CHOOSE: "choose with", REPORT: "report on"}
+
+
+def _check_enough(spec: ModelSpec, labels: np.ndarray, assigned: np.ndarray) -> None:
+    for code, least in _LEAST_ROWS.items():
+        chosen = labels[assigned == code]
+        if len(chosen) < least:
+            raise TrainingError(
+                f"{spec.name} has {len(chosen)} mature snapshots to {_PURPOSE[code]} and needs at least "
+                f"{least}: more customers or a longer history are needed."
+            )
+        if spec.kind == "probability":
+            rarer = int(min(chosen.sum(), len(chosen) - chosen.sum()))
+            if rarer < _LEAST_OF_EACH_OUTCOME[code]:
+                raise TrainingError(
+                    f"{spec.name} has {rarer} snapshots of the rarer outcome to {_PURPOSE[code]} and needs "
+                    f"at least {_LEAST_OF_EACH_OUTCOME[code]}: more customers or a longer history are needed."
+                )
+
+
+def retrieve_examples(
+    labelled: LabelledSnapshots, plans: Sequence[Plan], retrieve: Retrieve
+) -> dict[str, Examples]:
+    """The examples of each plan, by model name; models of one feature service share one retrieval."""
+    examples = {}
+    for service in dict.fromkeys(plan.spec.feature_service for plan in plans):
+        sharing = [plan for plan in plans if plan.spec.feature_service == service]
+        rows = np.unique(np.concatenate([plan.rows for plan in sharing]))
+        columns, features = retrieve_features(
+            labelled.customer_ids[rows], labelled.snapshots[rows], service, retrieve
+        )
+        for each in sharing:
+            picked = np.searchsorted(rows, each.rows)
+            examples[each.spec.name] = Examples(
+                customer_ids=labelled.customer_ids[each.rows],
+                snapshots=labelled.snapshots[each.rows],
+                block=each.block,
+                labels=labelled.values[each.spec.label][each.rows],
+                features=features[picked],
+                columns=columns,
+                extra={
+                    name: labelled.values[name][each.rows]
+                    for name in ("health_index", "days_since_last_session", "total_sessions_lifetime")
+                },
+            )
+    return examples
+
+
+def retrieve_features(
+    customer_ids: np.ndarray, snapshots: np.ndarray, service: str, retrieve: Retrieve
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names and values, float64 (rows, names), of a service's features at the entity rows.
+
+    Raises TrainingError when the answer has other rows than were asked for, or a null: no feature is ever
+    null.
+    """
+    entity_rows = pa.table(
+        {
+            "customer_id": pa.array(customer_ids, pa.string()),
+            "event_timestamp": pa.array(snapshots.astype("datetime64[us]"), pa.timestamp("us")),
+        }
+    )
+    found = retrieve(entity_rows, service)
+    if (
+        not found["customer_id"]
+        .combine_chunks()
+        .cast(pa.string())
+        .equals(entity_rows["customer_id"].combine_chunks())
+    ):
+        raise TrainingError(f"Feast returned other rows for {service} than it was asked for.")
+    columns = tuple(name for name in found.column_names if name not in ("customer_id", "event_timestamp"))
+    features = np.empty((found.num_rows, len(columns)))
+    for index, name in enumerate(columns):
+        if found[name].null_count:
+            raise TrainingError(
+                f"Feast has no {name} for {found[name].null_count} of {found.num_rows} snapshots: "
+                "its Parquet files are older than the warehouse; run `dbt build` and `feast apply` again."
+            )
+        features[:, index] = found[name].to_numpy()
+    return columns, features
+
+
+def read_truth(
+    raw_dir: Path, customer_ids: np.ndarray, snapshots: np.ndarray, names: Sequence[str]
+) -> np.ndarray | None:
+    """The simulator's true probabilities, float64 (rows, names), NaN where it has none; None for real data.
+
+    `names` are columns of `<raw dir>/truth/*.parquet` without the leading `true_`.
+    """
+    files = str(Path(raw_dir) / "truth" / "*.parquet")
+    if not list(Path(raw_dir).glob("truth/*.parquet")):
+        return None
+    rows = pa.table(
+        {
+            "row": np.arange(len(customer_ids)),
+            "customer_id": pa.array(customer_ids, pa.string()),
+            "week_start": pa.array(snapshots.astype("datetime64[us]"), pa.timestamp("us")),
+        }
+    )
+    with duckdb.connect() as connection:
+        connection.register("asked", rows)
+        found = (
+            connection.execute(
+                f"""
+                select {", ".join(f"truth.true_{name}::double as {name}" for name in names)}
+                from asked left join read_parquet($1) as truth
+                  on truth.customer_id = asked.customer_id and truth.week_start::timestamp = asked.week_start
+                order by asked.row
+                """,
+                [files],
+            )
+            .arrow()
+            .read_all()
+        )
+    return np.column_stack([found[name].to_numpy().astype(np.float64) for name in names])
+
+
+def _query(
+    warehouse: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()
+) -> duckdb.DuckDBPyConnection:
+    try:
+        return warehouse.execute(statement, list(parameters))
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"The warehouse is not built: run `make run` or `dbt build` first ({reason})."
+        ) from error

@@ -1,0 +1,203 @@
+"""One training from end to end: data set → models → evaluation → registry."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from scoring.release import Release, ReleasedModel, read_champion
+from training.dataset import (
+    Examples,
+    LabelledSnapshots,
+    Plan,
+    Retrieve,
+    plan,
+    read_labelled_snapshots,
+    read_truth,
+    retrieve_examples,
+)
+from training.decision import Decision, becomes_champion, decide
+from training.evaluation import held_out_report, predict_in_order
+from training.fit import Learned, learn
+from training.models import SPECS, ModelSpec
+from training.registry import Publication, open_store, publish, training_lock
+from training.report import mlflow_metrics, report_json
+from training.split import REPORT
+
+log = logging.getLogger(__name__)
+
+# Told of each finished step; the terminal shows a bar of it.
+Progress = Callable[[str], None]
+_UNNAMED = "v0"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a training depends on besides the code and the data."""
+
+    as_of: datetime
+    trained_at: datetime
+    seed: int
+    models_dir: Path
+    raw_dir: Path
+    tracking_uri: str
+    artifact_root: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did."""
+
+    release: Release
+    decisions: Mapping[str, Decision]
+    champion: bool
+
+
+def steps(specs: Sequence[ModelSpec] = SPECS) -> int:
+    """How many times a training reports progress."""
+    return len(specs) + 4
+
+
+def train(
+    warehouse: duckdb.DuckDBPyConnection,
+    retrieve: Retrieve,
+    categorical: Sequence[str],
+    settings: Settings,
+    progress: Progress = log.info,
+) -> Outcome:
+    """Train, judge and publish the next version of the five models.
+
+    Raises TrainingError (data, store), ReleaseError (files); the champion is then what it was before.
+    """
+    with training_lock(settings.models_dir):
+        labelled = read_labelled_snapshots(warehouse, SPECS, settings.as_of)
+        plans = {spec.name: plan(labelled, spec) for spec in SPECS}
+        progress(f"{len(labelled):,} labelled snapshots")
+        examples = retrieve_examples(labelled, list(plans.values()), retrieve)
+        progress(f"features of {_training_rows(plans):,} snapshots")
+        learned = {}
+        for spec in SPECS:
+            learned[spec.name] = learn(spec, examples[spec.name], categorical, settings.seed, _UNNAMED)
+            progress(f"{spec.name}: {learned[spec.name].log['trees']} trees")
+        incumbent = read_champion(settings.models_dir)
+        outcome, challengers = _judge(settings, labelled, plans, examples, learned, incumbent)
+        progress("held-out figures")
+        client = open_store(settings.tracking_uri, settings.artifact_root)
+        published = publish(
+            client,
+            settings.models_dir,
+            lambda version: _publication(_named(outcome, version), learned, challengers, settings),
+        )
+        progress(f"published {published.release.model_version}")
+    return replace(outcome, release=published.release)
+
+
+def _judge(
+    settings: Settings,
+    labelled: LabelledSnapshots,
+    plans: Mapping[str, Plan],
+    examples: Mapping[str, Examples],
+    learned: Mapping[str, Learned],
+    incumbent: Release | None,
+) -> tuple[Outcome, dict[str, dict[str, Any]]]:
+    """The bundle, still without a version number, and the held-out reports of the challengers."""
+    challengers = {name: each.model for name, each in learned.items()}
+    chosen, decisions = decide(challengers, incumbent.models if incumbent else None, examples)
+    truths = {spec.name: _truth(settings.raw_dir, spec, examples[spec.name]) for spec in SPECS}
+
+    def report(models: Mapping[str, ReleasedModel], spec: ModelSpec) -> dict[str, Any]:
+        own = examples[spec.name]
+        predictions = predict_in_order(models[spec.name], own.of(REPORT), models["churn_risk_30d"])
+        return held_out_report(spec, plans[spec.name], own, predictions, truths[spec.name])
+
+    models = {spec.name: replace(chosen[spec.name], held_out=report(chosen, spec)) for spec in SPECS}
+    trained_until = max(each.blocks.trained_until for each in plans.values()).astype("datetime64[us]").item()
+    if incumbent is not None and any(not decision.replaced for decision in decisions.values()):
+        trained_until = max(trained_until, incumbent.trained_until)
+    release = Release(
+        model_version="v1",  # a placeholder until the registry has given the number
+        trained_at=settings.trained_at,
+        data_as_of=settings.as_of,
+        trained_until=trained_until,
+        training_rows=_training_rows(plans),
+        models=models,
+    )
+    outcome = Outcome(release=release, decisions=decisions, champion=becomes_champion(decisions))
+    return outcome, {spec.name: report(challengers, spec) for spec in SPECS}
+
+
+def _truth(raw_dir: Path, spec: ModelSpec, examples: Examples) -> np.ndarray | None:
+    if not spec.name.startswith("churn_risk"):
+        return None
+    reporting = examples.of(REPORT)
+    truth = read_truth(raw_dir, reporting.customer_ids, reporting.snapshots, [spec.name])
+    return None if truth is None else truth[:, 0]
+
+
+def _named(outcome: Outcome, model_version: str) -> Outcome:
+    """The outcome under its version number; the boosters that were trained now originate in it."""
+    models = {
+        name: replace(model, origin_version=model_version) if model.origin_version == _UNNAMED else model
+        for name, model in outcome.release.models.items()
+    }
+    decision = {
+        "champion": outcome.champion,
+        "summary": _summary(outcome),
+        "models": {name: each.as_json() for name, each in outcome.decisions.items()},
+    }
+    release = replace(outcome.release, model_version=model_version, models=models, decision=decision)
+    return replace(outcome, release=release)
+
+
+def _summary(outcome: Outcome) -> str:
+    if not outcome.champion:
+        return "kept champion: every challenger was worse on the held-out rows"
+    new = [name for name, decision in outcome.decisions.items() if decision.replaced]
+    if len(new) == len(outcome.decisions):
+        return "champion: all five models are new"
+    return f"champion: new are {', '.join(new)}; the others were carried over"
+
+
+def _publication(
+    outcome: Outcome,
+    learned: Mapping[str, Learned],
+    challengers: Mapping[str, Mapping[str, Any]],
+    settings: Settings,
+) -> Publication:
+    release = outcome.release
+    report = report_json(release, learned, challengers)
+    return Publication(
+        release=release,
+        extra_files={
+            "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
+            "decision.json": json.dumps(release.decision, indent=2, allow_nan=False) + "\n",
+        },
+        metrics=mlflow_metrics(challengers),
+        parameters={
+            "seed": str(settings.seed),
+            "data_as_of": release.data_as_of.isoformat(),
+            "trained_until": release.trained_until.isoformat(),
+            "training_rows": str(release.training_rows),
+            **{f"{name}.trees": str(each.log["trees"]) for name, each in learned.items()},
+        },
+        tags={
+            "model_version": release.model_version,
+            "decision": release.decision["summary"],
+            **{
+                f"decision.{name}": f"{'new' if each.replaced else 'kept'}: {each.reason}"
+                for name, each in outcome.decisions.items()
+            },
+        },
+        champion=outcome.champion,
+    )
+
+
+def _training_rows(plans: Mapping[str, Plan]) -> int:
+    """Distinct snapshots that any of the models was fitted on or chosen with."""
+    return len(np.unique(np.concatenate([each.rows[each.block != REPORT] for each in plans.values()])))
