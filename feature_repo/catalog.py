@@ -132,8 +132,6 @@ def parse_catalog(document: Mapping[str, Any], source: str = "_features.yml") ->
     services: dict[str, tuple[str, ...]] = {}
     for service in dict.fromkeys(service for feature in features for service in feature.feature_services):
         services[service] = tuple(f.name for f in features if service in f.feature_services)
-    if ALL_FEATURES_SERVICE in services:
-        raise CatalogError(f"{source} lists {ALL_FEATURES_SERVICE!r} as a feature service: it has every feature anyway.")
     services[ALL_FEATURES_SERVICE] = tuple(feature.name for feature in features)
 
     return FeatureCatalog(
@@ -157,6 +155,8 @@ def _feature(column: Mapping[str, Any]) -> Feature:
         raise CatalogError(f"Feature {name!r} has the data type {column.get('data_type')!r}, expected {expected}.")
     if meta["family"] not in FAMILY_ORDER:
         raise CatalogError(f"Feature {name!r} is of the family {meta['family']!r}, expected {', '.join(FAMILY_ORDER)}.")
+    if ALL_FEATURES_SERVICE in meta["feature_services"]:
+        raise CatalogError(f"Feature {name!r} lists {ALL_FEATURES_SERVICE!r}: it has every feature anyway.")
     return Feature(
         name=name,
         position=meta["position"],

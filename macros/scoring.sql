@@ -74,18 +74,6 @@
     {%- endif -%}
 {% endmacro %}
 
-{#-
-    The condition that puts a score into a tier of the seed health_tiers: lower bounds belong to their tier, upper bounds to
-    the next, and nothing lies above the highest tier.
--#}
-{% macro is_in_tier(score, tiers) -%}
-    {{ score }} >= {{ tiers }}.min_score
-    and (
-        {{ score }} < {{ tiers }}.max_score
-        or {{ tiers }}.max_score = (select max(max_score) from {{ ref('health_tiers') }})
-    )
-{%- endmacro %}
-
 {#- How a tier (by its least score) compares with an earlier one; null when either is unknown. -#}
 {% macro tier_change(min_score_now, min_score_before) -%}
     case

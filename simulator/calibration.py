@@ -17,14 +17,14 @@ from rich.table import Table
 REFERENCE: dict[str, str] = {
     "segment thriving": "29.3 %",
     "segment healthy": "40.0 %",
-    "segment happened risk": "20.5 %",
+    "segment at risk": "20.5 %",
     "segment churned": "10.3 %",
     "label churn 14 days": "10.3 %",
     "label churn 30 days": "30.7 %",
     "label health score": "66.2",
     "label sessions a week": "1.44",
     "first-session success": "67.5 %",
-    "churn 30 d happened 0 / 1 / 2+ calls": "8 / 20 / 65 %",
+    "churn 30 d at 0 / 1 / 2+ calls": "8 / 20 / 65 %",
     "churn 30 d by segment": "8 / 20 / 65 / 95 %",
     "sessions a week by segment": "2.94 / 1.19 / 0.16 / 0.00",
     "average rating by segment": "4.29 / 4.25 / 3.97 / 3.01",
@@ -43,7 +43,7 @@ REFERENCE: dict[str, str] = {
     "true risk, mean 14 d / 30 d": "as the labels",
     "customers in scope": "–",
 }
-"""Figures of reference-figures.md by the name of the row (segments: thriving / healthy / happened risk / churned)."""
+"""Figures of reference-figures.md by the name of the row (segments: thriving / healthy / at risk / churned)."""
 
 _SETUP = """
 create temp table session as
@@ -146,7 +146,7 @@ scored as (
     from joined
 )
 select *, case when since >= 30 and since < 999 then 'churned' when index >= 80 then 'thriving'
-    when index >= 60 then 'healthy' else 'happened risk' end as segment
+    when index >= 60 then 'healthy' else 'at risk' end as segment
 from scored
 """
 
@@ -155,7 +155,7 @@ select s.customer_id, s.rating >= 4 as success, t.rating as tutor_rating from se
 left join tutor_rating as t using (tutor_id)
 where s.n = 1 and s.rating is not null and s.rated_at < s.happened + interval 7 day
 """
-_SEGMENTS = ("thriving", "healthy", "happened risk", "churned")
+_SEGMENTS = ("thriving", "healthy", "at risk", "churned")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Figures:
 
 
 def typical_mondays(start: date, end: date) -> list[date]:
-    """Mondays of the school year in the last twelve months whose 30-day labels are mature (happened least 60 days back)."""
+    """Mondays of the school year in the last twelve months whose 30-day labels are mature (at least 60 days back)."""
     last = end - timedelta(days=61)
     wanted = [date(year, month, 12) for year in range(start.year, end.year + 1) for month in (2, 3, 4, 10, 11)]
     mondays = [day - timedelta(days=day.weekday()) for day in wanted]
@@ -220,7 +220,7 @@ def achieved(directory: Path, start: date, end: date) -> Figures:
             one(f"select avg(churn30) from snapshot where {condition}")[0]
             for condition in ("calls14 = 0", "calls14 = 1", "calls14 >= 2")
         ]
-        values["churn 30 d happened 0 / 1 / 2+ calls"] = " / ".join(number(v and 100 * v, 0) for v in churn) + " %"
+        values["churn 30 d at 0 / 1 / 2+ calls"] = " / ".join(number(v and 100 * v, 0) for v in churn) + " %"
         for name, expression, digits, percent in (
             ("churn 30 d by segment", "avg(churn30)", 0, True),
             ("sessions a week by segment", "avg(n30) * 7 / 30", 2, False),

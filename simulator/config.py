@@ -49,7 +49,7 @@ class Marketplace:
     grade_share: tuple[float, ...] = (0.17, 0.28, 0.42, 0.13)
     tier_share: tuple[float, ...] = (0.34, 0.46, 0.20)
     missing_profile_share: float = 0.004  # a null tier, channel or grade is allowed by the contract
-    lessons_a_week: tuple[float, ...] = (0.12, 0.28, 0.38, 0.22)  # wished for when all goes well: 1 to 4
+    lessons_a_week: tuple[float, ...] = (0.05, 0.20, 0.40, 0.35)  # wished for when all goes well: 1 to 4
     never_books_share: float = 0.05
     price: tuple[float, ...] = (32.0, 48.0, 75.0)  # dollars a lesson by tier
     fragility_spread: float = 0.45  # people differ in how fast they leave for reasons that nobody sees
@@ -59,14 +59,16 @@ class Marketplace:
 class Attendance:
     """What a customer in each latent state (thriving, healthy, at risk, lapsed) does in an ordinary school week."""
 
-    books_slot: tuple[float, ...] = (0.97, 0.93, 0.46, 0.0)
-    customer_cancels: tuple[float, ...] = (0.035, 0.07, 0.24, 0.72)
-    no_show: tuple[float, ...] = (0.008, 0.025, 0.13, 0.22)
-    substitute_tutor: tuple[float, ...] = (0.03, 0.13, 0.40, 0.40)
+    books_slot: tuple[float, ...] = (0.97, 0.93, 0.40, 0.0)
+    customer_cancels: tuple[float, ...] = (0.035, 0.11, 0.28, 0.72)
+    no_show: tuple[float, ...] = (0.008, 0.035, 0.16, 0.22)
+    substitute_tutor: tuple[float, ...] = (0.02, 0.16, 0.45, 0.45)
     extra_logins: tuple[float, ...] = (1.5, 1.0, 0.45, 0.10)
     messages: tuple[float, ...] = (1.1, 0.7, 0.30, 0.05)
     tutor_unreliability: float = 0.022
     rates_lesson: float = 0.55
+    typical_score: float = 4.36  # stars before rounding for an average tutor and match
+    app_fades_weeks: float = 1.5  # how fast those who left stop looking in
     rates_first_lesson: float = 0.92  # the product insists after a first lesson
     corrected_outcome: float = 0.003
 
@@ -75,19 +77,24 @@ class Attendance:
 class Moves:
     """Weekly hazards of the latent state, before causes act on them."""
 
-    thriving_to_healthy: float = 0.030
+    thriving_to_healthy: float = 0.045
     thriving_to_at_risk: float = 0.007
     thriving_to_lapsed: float = 0.001
-    healthy_to_thriving: float = 0.040
-    healthy_to_at_risk: float = 0.034
+    healthy_to_thriving: float = 0.03
+    healthy_to_at_risk: float = 0.038
     healthy_to_lapsed: float = 0.003
     at_risk_to_thriving: float = 0.010
-    at_risk_to_healthy: float = 0.105
-    at_risk_to_lapsed: float = 0.055
-    lapsed_to_healthy: float = 0.030
-    return_fades_weeks: float = 10.0
+    at_risk_to_healthy: float = 0.085
+    at_risk_to_lapsed: float = 0.025
+    lapsed_to_healthy: float = 0.06
+    return_fades_weeks: float = 7.0
     goal_reached: float = 0.10
     exam_over: float = 0.05
+    # trouble: what each bad event adds to it
+    trouble_bad_lesson: float = 0.35
+    trouble_let_down: float = 0.35
+    trouble_failed_payment: float = 0.30
+    trouble_no_slot: float = 0.40
     trouble_memory: float = 0.72  # share of last week's trouble that is still felt
     trouble_ceiling: float = 2.5
     trouble_typical_inflow: float = 0.10  # what an average week adds: used for the true risk of later weeks
@@ -99,12 +106,12 @@ class Moves:
 class Money:
     """Card payments: one charge every second week, two retries."""
 
-    card_breaks: float = 0.006
-    card_breaks_unhappy: float = 0.030
+    card_breaks: tuple[float, ...] = (0.001, 0.022, 0.030, 0.030)  # by latent state
     card_repaired: float = 0.30
     failure_good_card: float = 0.004
     failure_broken_card: float = 0.80
-    lapsed_billing_weeks: int = 4  # a subscription runs on for a while after the last lesson
+    failure_after_leaving: float = 0.60
+    lapsed_billing_weeks: int = 3  # a subscription runs on for a while after the last lesson
     refund_share: float = 0.25  # of customers whose tutor let them down in a billed fortnight
 
 
@@ -112,8 +119,8 @@ class Money:
 class Support:
     """Inbound calls a week by cause."""
 
-    base: tuple[float, ...] = (0.006, 0.06, 0.28, 0.0)
-    lapsed_first_weeks: float = 0.55  # cancelling, asking for money back; fades with a half-life of two weeks
+    base: tuple[float, ...] = (0.006, 0.25, 0.55, 0.0)
+    lapsed_first_weeks: float = 0.90  # cancelling, asking for money back; fades with a half-life of two weeks
     after_failed_payment: float = 0.45
     after_tutor_cancels: float = 0.25
     after_bad_lesson: float = 0.25

@@ -70,7 +70,7 @@ def use_the_app(week: Week, who: np.ndarray, lessons: Batch | None) -> Batch | N
     attendance = week.config.attendance
     state = people.state[who]
     lively = np.where(
-        state == LAPSED, np.exp(-people.weeks_lapsed[who] / 3.0), np.exp(-0.25 * np.minimum(people.trouble[who], 2.5))
+        state == LAPSED, np.exp(-people.weeks_lapsed[who] / attendance.app_fades_weeks), np.exp(-0.25 * np.minimum(people.trouble[who], 2.5))
     )
     lively = np.where(people.paused_until[who] > week.number, 0.15, lively)
     parts = []

@@ -246,7 +246,7 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
     match = np.where(lessons["own"], people.match[who], 0.0)
     noise = rng.standard_normal(n)
     score = (
-        4.50
+        attendance.typical_score
         + 0.36 * quality
         + 0.36 * match
         + 0.22 * people.generosity[who]
@@ -302,8 +302,8 @@ def first_success_chance(week: Week, who: np.ndarray, tutor: np.ndarray, respons
     """
     people = week.customers
     logit = (
-        1.35
-        + 1.45 * week.tutors.quality[tutor]
+        1.30
+        + 1.15 * week.tutors.quality[tutor]
         - 1.10 * np.log(np.clip(response_hours, 0.3, 30) / 4.0)
         + 0.75 * (people.eagerness[who] - 2.0)
         + CHANNEL_FIT[people.channel[who]]
@@ -334,7 +334,7 @@ def _feel(
     if len(starters) == 0:
         return
     pleased = stars[first_done] >= 4
-    keen = pleased & (rng.random(len(starters)) < 0.52)
+    keen = pleased & (rng.random(len(starters)) < 0.42)
     stays = rng.random(len(starters)) < np.where(pleased, 0.97, 0.55)
     people.state[starters] = np.select([keen, stays], [THRIVING, HEALTHY], AT_RISK)
     people.match[starters] += np.where(pleased, 0.3, -0.8).astype(np.float32)

@@ -62,7 +62,7 @@ def bill(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
     rng, people, money = week.rng, week.customers, week.config.money
     state = people.state[who]
     unhappy = state >= AT_RISK
-    breaks = np.where(unhappy, money.card_breaks_unhappy, money.card_breaks) * people.card_risk[who]
+    breaks = np.array(money.card_breaks)[state] * people.card_risk[who]
     broken = people.card_broken[who]
     repaired = rng.random(len(who)) < money.card_repaired * np.where(unhappy, 0.45, 1.0)
     broken = np.where(broken, ~repaired, rng.random(len(who)) < breaks)
@@ -84,7 +84,7 @@ def bill(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
     price = np.rint(np.array([*week.config.marketplace.price, 45.0]) * 100).astype(np.int64)[tier]
     cents = lessons * price
     fails = np.where(payer_broken, money.failure_broken_card, money.failure_good_card)
-    fails = np.where(payer_state == LAPSED, np.maximum(fails, 0.42), fails)  # cards are removed on leaving
+    fails = np.where(payer_state == LAPSED, np.maximum(fails, money.failure_after_leaving), fails)  # cards are removed on leaving
     attempted = daytime(rng, week.starts + (payer % 5) * DAY, 1.0)
     rows = []
     open_ = np.ones(len(payer), dtype=bool)

@@ -244,8 +244,12 @@ class Simulation:
         people, rng, moves = self.customers, week.rng, self.config.moves
         local = who - week.low
         trouble = people.trouble[who] * moves.trouble_memory
-        trouble += 0.45 * np.minimum(effects.bad[local], 2) + 0.35 * effects.let_down[local]
-        trouble += 0.35 * np.minimum(effects.failed_payments[local], 3) + 0.40 * effects.no_slot[local]
+        trouble += (
+            moves.trouble_bad_lesson * np.minimum(effects.bad[local], 2)
+            + moves.trouble_let_down * effects.let_down[local]
+            + moves.trouble_failed_payment * np.minimum(effects.failed_payments[local], 3)
+            + moves.trouble_no_slot * effects.no_slot[local]
+        )
         people.trouble[who] = trouble
         state = people.state[who]
         switches = np.where(effects.bad[local] > 0, 0.22, 0.006) + np.where(state > HEALTHY, 0.03, 0.0)
@@ -263,7 +267,7 @@ class Simulation:
         if known == 0:
             return
         for night in range(7):
-            count = 1 + int(known * self.config.delivery.audit_share)
+            count = 2 + int(known * self.config.delivery.audit_share)
             who = np.unique(rng.integers(0, known, count * 3))
             rng.shuffle(who)
             who = who[people.profile_updated_at[who] < starts - 10 * DAY][:count]

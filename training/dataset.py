@@ -120,10 +120,9 @@ def read_labelled_snapshots(
     TrainingError when the warehouse lacks a table or column.
     """
     labels = ", ".join(f"labels.{spec.label}::double as {spec.label}" for spec in specs)
-    table = (
-        _query(
-            warehouse,
-            f"""
+    table = _query(
+        warehouse,
+        f"""
             select
                 labels.customer_id
               , labels.feature_timestamp
@@ -137,11 +136,8 @@ def read_labelled_snapshots(
               and labels.feature_timestamp < $1
             order by labels.feature_timestamp, labels.customer_id
             """,
-            [as_of],
-        )
-        .arrow()
-        .read_all()
-    )
+        [as_of],
+    ).to_arrow_table()
     snapshots = table["feature_timestamp"].to_numpy().astype("datetime64[us]")
     data_end = np.datetime64(as_of, "us")
     values = {name: table[name].to_numpy().astype(np.float64) for name in table.column_names[2:]}
@@ -292,19 +288,15 @@ def read_truth(
     )
     with duckdb.connect() as connection:
         connection.register("asked", rows)
-        found = (
-            connection.execute(
-                f"""
+        found = connection.execute(
+            f"""
                 select {", ".join(f"truth.true_{name}::double as {name}" for name in names)}
                 from asked left join read_parquet($1) as truth
                   on truth.customer_id = asked.customer_id and truth.week_start::timestamp = asked.week_start
                 order by asked.row
                 """,
-                [files],
-            )
-            .arrow()
-            .read_all()
-        )
+            [files],
+        ).to_arrow_table()
     return np.column_stack([found[name].to_numpy().astype(np.float64) for name in names])
 
 

@@ -26,7 +26,8 @@ tiers as (
     select
         tier,
         min_score,
-        max_score
+        max_score,
+        max_score = max(max_score) over () as is_highest
     from {{ ref('health_tiers') }}
 ),
 
@@ -109,8 +110,11 @@ final as (
         '{{ invocation_id }}' as run_id
     from predictions
     cross join champion
+    -- A lower bound belongs to its tier, an upper bound to the next; above the highest tier lies nothing.
     left join tiers
-        on {{ is_in_tier('predictions.health_score', 'tiers') }}
+        on
+            predictions.health_score >= tiers.min_score
+            and (predictions.health_score < tiers.max_score or tiers.is_highest)
 )
 
 select * from final
