@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except (StoreError, CatalogError) as error:
-        Console(stderr=True).print(f"[red]feature_repo {options.command}:[/] {error}", highlight=False)
+        Console(stderr=True).print(
+            f"[red]feature_repo {options.command}:[/] {error}", highlight=False, soft_wrap=True
+        )
         return 1
 
 
@@ -41,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m feature_repo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    command = commands.add_parser("apply", help="register entity, sources, feature views and services with Feast")
+    command = commands.add_parser(
+        "apply", help="register entity, sources, feature views and services with Feast"
+    )
     command.set_defaults(run=_apply)
 
     command = commands.add_parser("materialize", help="make the online store serve the snapshots of a day")
@@ -52,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_materialize)
 
-    command = commands.add_parser("check", help="compare Feast with what dbt builds; exit code 1 when they differ")
+    command = commands.add_parser(
+        "check", help="compare Feast with what dbt builds; exit code 1 when they differ"
+    )
     command.add_argument(
         "--values",
         type=int,
@@ -98,7 +104,9 @@ def _materialize(options: argparse.Namespace) -> int:
         console=console,
         transient=True,
     ) as progress:
-        task = progress.add_task(f"materializing as of {as_of:%Y-%m-%d %H:%M}", total=len(registered_views(store)))
+        task = progress.add_task(
+            f"materializing as of {as_of:%Y-%m-%d %H:%M}", total=len(registered_views(store))
+        )
         done = materialize(store, as_of, on_view=lambda name: progress.advance(task))
     withdrawn = f", {done.withdrawn:,} out of scope withdrawn" if done.withdrawn else ""
     console.print(
@@ -125,7 +133,9 @@ def _check(options: argparse.Namespace) -> int:
             continue
         found = check.column_differences(views, read(place))
         console.print(
-            f"{place}: " + ("agrees" if not found else f"{len(found)} differences"), highlight=False, soft_wrap=True
+            f"{place}: " + ("agrees" if not found else f"{len(found)} differences"),
+            highlight=False,
+            soft_wrap=True,
         )
         differences += found
         compared += 1
@@ -143,7 +153,9 @@ def _check_values(customers: int) -> list[str]:
     marks = {progress_mark(view) for view in registered_views(store)}
     as_of = next(iter(marks))
     if len(marks) > 1 or as_of is None:
-        raise StoreError("The online store is not materialized; run `python -m feature_repo materialize` first.")
+        raise StoreError(
+            "The online store is not materialized; run `python -m feature_repo materialize` first."
+        )
     found = check.agreement_now(store, paths.warehouse_path(), as_of, customers)
     console.print(
         f"values of {customers:,} customers as of {as_of:%Y-%m-%d %H:%M}, warehouse = offline = online: "

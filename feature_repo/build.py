@@ -20,18 +20,18 @@ FEAST_TYPES: dict[str, FeastType] = {"integer": Int32, "double": Float64}
 TTL = timedelta(days=7)
 """How long a snapshot D is served: in [D, D + 7 days], unless a later one takes over.
 
-History is weekly, so a row between two snapshots finds one that is at most seven days old, while a customer who left
-scope is served the last snapshot for a week and nothing afterwards. Feast's bound includes its end: at exactly D + 7
-days, a customer without a snapshot at that time is still served D. (A bound that excludes it would need a ttl of
-6 days 23:59:59.999999, and Feast's DuckDB store cannot express one in mixed units.)
+History is weekly, so a row between two snapshots finds one that is at most seven days old, while a customer
+who left scope is served the last snapshot for a week and nothing afterwards. Feast's bound includes its end:
+at exactly D + 7 days, a customer without a snapshot at that time is still served D. (A bound that excludes it
+would need a ttl of 6 days 23:59:59.999999, and Feast's DuckDB store cannot express one in mixed units.)
 """
 
 NEVER_MATERIALIZED = datetime(1970, 1, 1, tzinfo=UTC)
 """Where the progress mark of a view starts.
 
-Without a mark, ``feast materialize-incremental T`` starts at *the wall clock* less the ttl, whatever T is: with data
-that end a while ago it writes nothing, says success and moves the mark to T. A view that is registered with its mark
-at the beginning of time starts there instead.
+Without a mark, ``feast materialize-incremental T`` starts at *the wall clock* less the ttl, whatever T is:
+with data that end a while ago it writes nothing, says success and moves the mark to T. A view that is
+registered with its mark at the beginning of time starts there instead.
 """
 
 
@@ -48,8 +48,8 @@ class Definitions:
 def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | None = None) -> Definitions:
     """Build the Feast objects over the Parquet exports in ``export_dir`` (default: ``feature_export_dir()``).
 
-    Views are named and ordered as the families of the catalog; a service selects its features out of them. Within a
-    service Feast groups features by view; ``offline.historical_table`` restores the catalog's order.
+    Views are named and ordered as the families of the catalog; a service selects its features out of them.
+    Within a service Feast groups features by view; ``offline.historical_table`` restores the catalog's order.
     """
     catalog = catalog or load_catalog()
     export_dir = (export_dir or feature_export_dir()).resolve()
@@ -71,8 +71,9 @@ def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | 
 def _source(family: Family, catalog: FeatureCatalog, export_dir: Path) -> FileSource:
     return FileSource(
         name=f"{family.relation}_export",
-        # Absolute, because Feast's DuckDB store reads a relative path from the working directory; and the directory
-        # rather than a glob, because Feast looks at the path before DuckDB does and would warn that it is missing.
+        # Absolute, because Feast's DuckDB store reads a relative path from the working directory; and the
+        # directory rather than a glob, because Feast looks at the path before DuckDB does and would warn that
+        # it is missing.
         path=str(export_dir / family.relation),
         file_format=ParquetFormat(),
         timestamp_field=catalog.timestamp,

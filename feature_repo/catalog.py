@@ -1,7 +1,7 @@
 """The 59 features as Python sees them, read from the dbt YAML that defines them.
 
-No feature is named in Python anywhere: Feast, training and scoring take names, types, order and feature services from
-``load_catalog()``.
+No feature is named in Python anywhere: Feast, training and scoring take names, types, order and feature
+services from ``load_catalog()``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Feature:
     categorical: bool
     window_days: int | None
     default: str | int | float | None
-    """Value when there is nothing to compute from, or the words that define it; None: there always is something."""
+    """Value when there is nothing to compute from, or the words that define it; None when there always is."""
     unit: str
     description: str
     feature_services: tuple[str, ...]
@@ -85,7 +85,7 @@ class FeatureCatalog:
         raise CatalogError(f"There is no feature {name!r} in the catalog.")
 
     def service(self, name: str) -> tuple[str, ...]:
-        """Feature names of a feature service in catalog order. Raises ``CatalogError`` for an unknown service."""
+        """Feature names of a service in catalog order. Raises ``CatalogError`` for an unknown one."""
         if name not in self.services:
             known = ", ".join(self.services)
             raise CatalogError(f"There is no feature service {name!r}; the catalog has {known}.")
@@ -113,7 +113,7 @@ def _load(path: Path, modified_ns: int) -> FeatureCatalog:
 
 
 def parse_catalog(document: Mapping[str, Any], source: str = "_features.yml") -> FeatureCatalog:
-    """Build the catalog from the parsed YAML. Raises ``CatalogError`` with one sentence on the first contradiction."""
+    """Build the catalog from the parsed YAML. Raises ``CatalogError`` on the first contradiction."""
     models = {model["name"]: model for model in document.get("models") or []}
     relations = {family: f"customer_{family}_features" for family in FAMILY_ORDER}
     for relation in (WIDE_RELATION, *relations.values()):
@@ -152,9 +152,13 @@ def _feature(column: Mapping[str, Any]) -> Feature:
             raise CatalogError(f"Feature {name!r} has no config.meta.{key}.")
     if column.get("data_type") not in DATA_TYPES:
         expected = " or ".join(DATA_TYPES)
-        raise CatalogError(f"Feature {name!r} has the data type {column.get('data_type')!r}, expected {expected}.")
+        raise CatalogError(
+            f"Feature {name!r} has the data type {column.get('data_type')!r}, expected {expected}."
+        )
     if meta["family"] not in FAMILY_ORDER:
-        raise CatalogError(f"Feature {name!r} is of the family {meta['family']!r}, expected {', '.join(FAMILY_ORDER)}.")
+        raise CatalogError(
+            f"Feature {name!r} is of the family {meta['family']!r}, expected {', '.join(FAMILY_ORDER)}."
+        )
     if ALL_FEATURES_SERVICE in meta["feature_services"]:
         raise CatalogError(f"Feature {name!r} lists {ALL_FEATURES_SERVICE!r}: it has every feature anyway.")
     return Feature(
@@ -188,7 +192,8 @@ def _check_features(features: tuple[Feature, ...], listed: list[str]) -> None:
     for feature, name in zip(features, listed, strict=True):
         if feature.name != name:
             raise CatalogError(
-                f"{WIDE_RELATION} lists {name!r} in the place of position {feature.position}, {feature.name!r}."
+                f"{WIDE_RELATION} lists {name!r} in the place of position {feature.position}, "
+                f"which is that of {feature.name!r}."
             )
 
 
@@ -210,7 +215,9 @@ def _family(
         if feature is None:
             raise CatalogError(f"{relation} has the column {column['name']!r}, which is not a feature.")
         if feature.family != name:
-            raise CatalogError(f"{relation} has the feature {feature.name!r} of the family {feature.family!r}.")
+            raise CatalogError(
+                f"{relation} has the feature {feature.name!r} of the family {feature.family!r}."
+            )
         if _feature(column) != feature:
             raise CatalogError(f"{relation} defines the feature {feature.name!r} unlike {WIDE_RELATION}.")
         members.append(feature)

@@ -27,7 +27,7 @@ Columns = list[tuple[str, str]]
 
 
 def warehouse_columns(warehouse: Path) -> dict[str, Columns]:
-    """Columns of the relations of the schema ``features`` in a DuckDB file, which no other process may be writing."""
+    """Columns of the relations of the schema ``features`` in a DuckDB file that nobody is writing."""
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         rows = connection.execute(
             """
@@ -61,7 +61,8 @@ def export_columns(export_dir: Path) -> dict[str, Columns]:
     with duckdb.connect() as connection:
         for file in sorted(export_dir.glob("*/*.parquet")):
             rows = connection.execute(
-                "select column_name, lower(column_type) from (describe from read_parquet($file))", {"file": str(file)}
+                "select column_name, lower(column_type) from (describe from read_parquet($file))",
+                {"file": str(file)},
             ).fetchall()
             if relations.setdefault(file.parent.name, rows) != rows:
                 raise ValueError(f"{file} has other columns than the files before it in {file.parent}.")
@@ -69,45 +70,56 @@ def export_columns(export_dir: Path) -> dict[str, Columns]:
 
 
 def column_differences(views: list[FeatureView], relations: Mapping[str, Columns]) -> list[str]:
-    """Where feature views and the relations that they serve differ in the names, types or order of their columns.
+    """Where feature views and their relations differ in the names, types or order of the columns.
 
     One sentence each; none when they agree. ``relations`` may hold more than the views serve.
     """
     catalog = load_catalog()
+    keys = [(catalog.entity_key, "varchar"), (catalog.timestamp, "timestamp")]
     differences = []
     for view in views:
-        if view.name not in relations:
+        served = keys + [(field.name, WAREHOUSE_TYPES[str(field.dtype)]) for field in view.features]
+        if view.name in relations:
+            differences += _relation_differences(view.name, served, relations[view.name])
+        else:
             differences.append(f"{view.name} is a feature view, but there is no such relation.")
-            continue
-        served: Columns = [(catalog.entity_key, "varchar"), (catalog.timestamp, "timestamp")]
-        served += [(field.name, WAREHOUSE_TYPES[str(field.dtype)]) for field in view.features]
-        built = relations[view.name]
-        types = dict(built)
-        for name, data_type in served:
-            if name not in types:
-                differences.append(f"{view.name}.{name} is served by Feast, but is no column of the relation.")
-            elif types[name] != data_type:
-                differences.append(f"{view.name}.{name} is {data_type} in Feast, but {types[name]} in the relation.")
-        for name, _ in built:
-            if name not in dict(served):
-                differences.append(f"{view.name}.{name} is a column of the relation, but not served by Feast.")
-        if not differences and [name for name, _ in served] != [name for name, _ in built]:
-            differences.append(f"{view.name} has its columns in another order in Feast than in the relation.")
+    return differences
+
+
+def _relation_differences(relation: str, served: Columns, built: Columns) -> list[str]:
+    types, expected = dict(built), dict(served)
+    differences = []
+    for name, data_type in served:
+        if name not in types:
+            differences.append(f"{relation}.{name} is served by Feast, but is no column of the relation.")
+        elif types[name] != data_type:
+            differences.append(
+                f"{relation}.{name} is {data_type} in Feast, but {types[name]} in the relation."
+            )
+    for name in types:
+        if name not in expected:
+            differences.append(f"{relation}.{name} is a column of the relation, but not served by Feast.")
+    if not differences and list(types) != list(expected):
+        differences.append(f"{relation} has its columns in another order in Feast than in the relation.")
     return differences
 
 
 def sample_pairs(warehouse: Path, moments: int, customers: int, seed: int = 0) -> pd.DataFrame:
     """Draw ``moments`` times and for each ``customers`` customers: what ``value_differences`` compares.
 
-    A third of the times are snapshots to the microsecond, the others lie anywhere from a day before the first snapshot
-    to ten days after the last. Of each ten customers one is unknown to the warehouse. Columns: the entity key and
-    ``event_timestamp`` (UTC), in random order.
+    A third of the times are snapshots to the microsecond, the others lie anywhere from a day before the first
+    snapshot to ten days after the last. Of each ten customers one is unknown to the warehouse. Columns: the
+    entity key and ``event_timestamp`` (UTC), in random order.
     """
     catalog = load_catalog()
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         source = f"{FEATURE_SCHEMA}.{WIDE_RELATION}"
-        known = connection.execute(f"select distinct {catalog.entity_key} from {source} order by 1").fetchnumpy()
-        times = connection.execute(f"select distinct {catalog.timestamp} from {source} order by 1").fetchnumpy()
+        known = connection.execute(
+            f"select distinct {catalog.entity_key} from {source} order by 1"
+        ).fetchnumpy()
+        times = connection.execute(
+            f"select distinct {catalog.timestamp} from {source} order by 1"
+        ).fetchnumpy()
     keys, snapshots = known[catalog.entity_key], times[catalog.timestamp].astype("datetime64[us]")
     random = np.random.default_rng(seed)
     exact = random.choice(snapshots, min(len(snapshots), max(1, moments // 3)), replace=False)
@@ -125,9 +137,9 @@ def sample_pairs(warehouse: Path, moments: int, customers: int, seed: int = 0) -
 
 
 def warehouse_values(warehouse: Path, pairs: pd.DataFrame) -> pa.Table:
-    """All features that are in force for each (customer, time) of ``pairs``, looked up in ``customer_features``.
+    """All features in force for each (customer, time) of ``pairs``, looked up in ``customer_features``.
 
-    The obvious query, written without Feast: the newest snapshot at or before the time and at most the ttl old.
+    The obvious query, without Feast: the newest snapshot at or before the time and at most the ttl old.
     """
     catalog = load_catalog()
     keys = pa.table(
@@ -139,7 +151,7 @@ def warehouse_values(warehouse: Path, pairs: pd.DataFrame) -> pa.Table:
     )
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         connection.register("pairs", keys)
-        return connection.execute(
+        return connection.sql(
             f"""
             select {", ".join(f"snapshots.{name}" for name in catalog.names)}
             from pairs
@@ -158,13 +170,14 @@ def warehouse_values(warehouse: Path, pairs: pd.DataFrame) -> pa.Table:
 
 
 def online_values(store: FeatureStore, customers: list[str]) -> pa.Table:
-    """All features that the online store serves now for ``customers``, in catalog order; null where it has none.
+    """All features that the online store serves for ``customers``, in catalog order; null where it has none.
 
     Raises ``TypeError`` when a value is not of the feature's own type on the wire.
     """
     catalog = load_catalog()
     response = store.get_online_features(
-        store.get_feature_service(ALL_FEATURES_SERVICE), [{catalog.entity_key: customer} for customer in customers]
+        store.get_feature_service(ALL_FEATURES_SERVICE),
+        [{catalog.entity_key: customer} for customer in customers],
     ).proto
     wire = {"integer": "int32_val", "double": "double_val"}
     results = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
@@ -181,10 +194,10 @@ def online_values(store: FeatureStore, customers: list[str]) -> pa.Table:
 
 
 def value_differences(store: FeatureStore, warehouse: Path, pairs: pd.DataFrame) -> list[str]:
-    """Where warehouse, offline store and online store differ for the (customer, time) of ``pairs``; none is good.
+    """Where warehouse, offline store and online store differ for the (customer, time) of ``pairs``.
 
-    The online store is materialized at each of the times in turn, so it must be a scratch store that is not further
-    than the first of them. Values are compared to the last bit, types included.
+    The online store is materialized at each of the times in turn, so it must be a scratch store that is not
+    further than the first of them. Values are compared to the last bit, types included.
     """
     expected = warehouse_values(warehouse, pairs)
     differences = list(
@@ -197,12 +210,14 @@ def value_differences(store: FeatureStore, warehouse: Path, pairs: pd.DataFrame)
 
 
 def online_differences(store: FeatureStore, expected: pa.Table, pairs: pd.DataFrame) -> list[str]:
-    """Where the online store as it is differs from ``expected``, the features of the customers of ``pairs``."""
+    """Where the online store differs from ``expected``, the features of the customers of ``pairs``."""
     customers = pairs[load_catalog().entity_key].tolist()
     return list(_differences("online", expected, online_values(store, customers), pairs))
 
 
-def agreement_now(store: FeatureStore, warehouse: Path, as_of: datetime, customers: int, seed: int = 0) -> list[str]:
+def agreement_now(
+    store: FeatureStore, warehouse: Path, as_of: datetime, customers: int, seed: int = 0
+) -> list[str]:
     """Compare the values of random customers at ``as_of``, up to which the online store was materialized."""
     pairs = sample_pairs(warehouse, moments=1, customers=customers, seed=seed)
     pairs[EVENT_TIMESTAMP] = pd.Timestamp(as_of.astimezone(UTC)).as_unit("us")
@@ -221,7 +236,7 @@ def _differences(place: str, expected: pa.Table, found: pa.Table, pairs: pd.Data
         if left.type != right.type:
             yield f"{feature.name} is {left.type} in the warehouse, but {right.type} {place}"
             continue
-        for row in np.flatnonzero(_bits(left) != _bits(right)):
+        for row in np.flatnonzero(_unequal(left, right)):
             key, time = pairs.iloc[row][[catalog.entity_key, EVENT_TIMESTAMP]]
             yield (
                 f"{feature.name} of {key} at {time} is {left[row].as_py()!r} in the warehouse, "
@@ -229,9 +244,9 @@ def _differences(place: str, expected: pa.Table, found: pa.Table, pairs: pd.Data
             )
 
 
-def _bits(column: pa.ChunkedArray) -> np.ndarray:
-    """The column's values as whole numbers, equal only when the bits are; a null is unlike any value."""
-    values = column.combine_chunks()
-    filled = values.fill_null(0).to_numpy(zero_copy_only=False)
-    whole = filled.view(np.int64) if filled.dtype == np.float64 else filled.astype(np.int64)
-    return np.stack([whole, values.is_null().to_numpy(zero_copy_only=False).astype(np.int64)], axis=1).view("i8,i8")[:, 0]
+def _unequal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
+    """Where two columns of one type differ in a bit; a null equals a null and no value."""
+    missing_left, missing_right = (column.is_null().to_numpy() for column in (left, right))
+    bits_left, bits_right = (column.fill_null(0).to_numpy().view(np.uint8) for column in (left, right))
+    width = left.type.bit_width // 8
+    return (missing_left != missing_right) | (bits_left != bits_right).reshape(-1, width).any(axis=1)

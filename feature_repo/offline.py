@@ -1,4 +1,5 @@
-"""Features as they were known at given moments: Feast's historical retrieval with the order of the rows kept."""
+"""Features as they were known at given moments: Feast's historical retrieval with the order of the rows
+kept."""
 
 from __future__ import annotations
 
@@ -20,21 +21,23 @@ def historical_features(
 ) -> pd.DataFrame:
     """Features of ``service`` as known at each row's ``event_timestamp``.
 
-    ``entity_rows`` has the entity key, ``event_timestamp`` (with a time zone, or without one in UTC) and any further
-    columns, such as labels. Out come the same rows in the same order with the same index, repeated rows included:
-    first the columns of ``entity_rows`` as they were, then the features of the service in catalog order, exactly the
-    bits of the export. Integers are ``int32``, or the nullable ``Int32`` where a row has no snapshot in force (see
-    ``build.TTL``); doubles are ``float64``, NaN in that case.
+    ``entity_rows`` has the entity key, ``event_timestamp`` (with a time zone, or without one in UTC) and any
+    further columns, such as labels. Out come the same rows in the same order with the same index, repeated
+    rows included: first the columns of ``entity_rows`` as they were, then the features of the service in
+    catalog order, exactly the bits of the export. Integers are ``int32``, or the nullable ``Int32`` where a
+    row has no snapshot in force (see ``build.TTL``); doubles are ``float64``, NaN in that case.
 
-    Raises ``ValueError`` when a column is missing, null, or named like a feature, and ``StoreError`` when the registry
-    reads another export directory or nothing was exported.
+    Raises ``ValueError`` when a column is missing, null, or named like a feature, and ``StoreError`` when the
+    registry reads another export directory or nothing was exported.
     """
     table = historical_table(store, entity_rows, service, catalog)
     columns = {}
     for field in table.schema:
         column = table.column(field.name)
         nullable = pa.types.is_integer(field.type) and column.null_count > 0
-        columns[field.name] = column.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get if nullable else None)
+        columns[field.name] = column.to_pandas(
+            types_mapper={pa.int32(): pd.Int32Dtype()}.get if nullable else None
+        )
     features = pd.DataFrame(columns)
     features.index = entity_rows.index
     return pd.concat([entity_rows, features], axis="columns")
@@ -43,8 +46,8 @@ def historical_features(
 def historical_table(
     store: FeatureStore, entity_rows: pd.DataFrame, service: str, catalog: FeatureCatalog | None = None
 ) -> pa.Table:
-    """The features alone, in Arrow: ``int32`` and ``double`` columns in catalog order, null where no snapshot is in
-    force, row i for row i of ``entity_rows``. Otherwise as ``historical_features``."""
+    """The features alone, in Arrow: ``int32`` and ``double`` columns in catalog order, null where no snapshot
+    is in force, row i for row i of ``entity_rows``. Otherwise as ``historical_features``."""
     catalog = catalog or load_catalog()
     names = catalog.service(service)
     _check_entity_rows(entity_rows, catalog, names)
@@ -53,8 +56,8 @@ def historical_table(
     if entity_rows.empty:
         return schema.empty_table()
 
-    # Only what Feast needs travels through its join. Feast returns the rows in the order in which DuckDB finished with
-    # them; the row number brings them back.
+    # Only what Feast needs travels through its join. Feast returns the rows in the order in which DuckDB
+    # finished with them; the row number brings them back.
     keys = pd.DataFrame(
         {
             catalog.entity_key: entity_rows[catalog.entity_key].astype(str).to_numpy(),

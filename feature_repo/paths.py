@@ -1,7 +1,7 @@
 """Where things lie: one place for the directories that several packages share.
 
-Every location can be moved by an environment variable. A relative value is relative to the root of the repository,
-not to the working directory, so that a command means the same from whatever folder it is started.
+Every location can be moved by an environment variable. A relative value is relative to the root of the
+repository, not to the working directory, so that a command means the same from whatever folder it is started.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ def repository_root() -> Path:
 
 
 def _from_environment(variable: str, default: str) -> Path:
-    # An empty variable counts as unset: `FEATURE_EXPORT_DIR= make run` must not mean the root of the repository.
+    # An empty variable counts as unset: `FEATURE_EXPORT_DIR= make run` must not mean the root of the
+    # repository.
     return (repository_root() / (os.environ.get(variable) or default)).resolve()
 
 

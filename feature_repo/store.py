@@ -44,15 +44,19 @@ class Materialization:
 
 
 def configuration_file() -> Path:
-    """The Feast configuration in use: ``FEAST_FS_YAML_FILE_PATH``, default ``feature_repo/feature_store.yaml``."""
+    """The Feast configuration in use: ``FEAST_FS_YAML_FILE_PATH``, default
+    ``feature_repo/feature_store.yaml``."""
     return get_default_yaml_file_path(feature_repo_dir()).resolve()
 
 
 def open_store(configuration: Path | None = None) -> FeatureStore:
-    """Open the feature store of ``configuration`` (default: ``configuration_file()``); nothing is read yet."""
+    """Open the feature store of ``configuration`` (default: ``configuration_file()``); nothing is read
+    yet."""
     ensure_state_directory(configuration)
     with _quiet_configuration():
-        store = FeatureStore(repo_path=str(feature_repo_dir()), fs_yaml_file=configuration or configuration_file())
+        store = FeatureStore(
+            repo_path=str(feature_repo_dir()), fs_yaml_file=configuration or configuration_file()
+        )
         # Feast reads this part of the configuration when it is first asked for; ask here, where it is quiet.
         _ = store.config.registry
     return store
@@ -71,10 +75,8 @@ def ensure_state_directory(configuration: Path | None = None) -> None:
 
 
 def apply(store: FeatureStore, definitions: Definitions | None = None) -> str:
-    """Register the definitions as ``feast apply`` does, progress marks kept; returns Feast's account of the changes.
-
-    Unlike ``feast apply`` it also follows a moved export directory.
-    """
+    """Register the definitions as ``feast apply`` does, progress marks kept; returns Feast's account of
+    it."""
     definitions = definitions or build_definitions()
     contents = RepoContents(
         projects=[Project(name=store.project, description=store.config.project_description or "")],
@@ -89,25 +91,10 @@ def apply(store: FeatureStore, definitions: Definitions | None = None) -> str:
     )
     account = io.StringIO()
     with contextlib.redirect_stdout(account):
-        apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=True)
-        _follow_moved_sources(store, definitions)
+        apply_total_with_repo_instance(
+            store, store.project, store.registry, contents, skip_source_validation=True
+        )
     return account.getvalue()
-
-
-def _follow_moved_sources(store: FeatureStore, definitions: Definitions) -> None:
-    # A view keeps a copy of its source in the registry, and Feast leaves that copy alone when nothing but the source
-    # changed: after a move of the exports it would go on reading the old place.
-    for view in definitions.views:
-        registered = store.registry.get_feature_view(view.name, store.project)
-        if registered.batch_source == view.batch_source:
-            continue
-        moved = registered.__copy__()
-        moved.batch_source = view.batch_source
-        moved.state = registered.state
-        moved.materialization_intervals = registered.materialization_intervals
-        store.registry.delete_feature_view(view.name, store.project, commit=False)
-        store.registry.apply_feature_view(moved, store.project, commit=True)
-        print(f"{view.name} now reads {view.batch_source.path}")
 
 
 def registered_views(store: FeatureStore) -> list[FeatureView]:
@@ -116,7 +103,9 @@ def registered_views(store: FeatureStore) -> list[FeatureView]:
     relations = [family.relation for family in load_catalog().families]
     missing = [relation for relation in relations if relation not in views]
     if missing:
-        raise StoreError(f"Feast does not know {', '.join(missing)}; run `python -m feature_repo apply` first.")
+        raise StoreError(
+            f"Feast does not know {', '.join(missing)}; run `python -m feature_repo apply` first."
+        )
     return [views[relation] for relation in relations]
 
 
@@ -126,11 +115,10 @@ def check_sources(store: FeatureStore) -> None:
         expected = feature_export_dir() / view.name
         if Path(view.batch_source.path) != expected:
             raise StoreError(
-                f"{view.name} is registered to read {view.batch_source.path}, but the exports are in {expected}; "
-                "run `python -m feature_repo apply`."
+                f"{view.name} is registered to read {view.batch_source.path}, but the exports are in "
+                f"{expected}; run `python -m feature_repo apply`."
             )
-        if not any(expected.glob("*.parquet")):
-            raise StoreError(f"There is no Parquet file in {expected}; run `dbt build` first.")
+        _check_exported(view.name)
 
 
 def progress_mark(view: FeatureView) -> datetime | None:
@@ -143,21 +131,25 @@ def progress_mark(view: FeatureView) -> datetime | None:
 
 
 def newest_snapshot() -> datetime:
-    """The newest ``feature_timestamp`` in the exports, in UTC. Raises ``StoreError`` when the families differ."""
+    """The newest ``feature_timestamp`` in the exports, in UTC.
+
+    Raises ``StoreError`` when there is no export or the families end at different snapshots.
+    """
     catalog = load_catalog()
     newest = {}
     for family in catalog.families:
+        _check_exported(family.relation)
         with duckdb.connect() as connection:
-            pattern = _export_files(family.relation)
             newest[family.relation] = connection.execute(
-                f"select max({catalog.timestamp}) from read_parquet($pattern)", {"pattern": pattern}
+                f"select max({catalog.timestamp}) from read_parquet($files)",
+                {"files": _export_files(family.relation)},
             ).fetchone()[0]
     if len(set(newest.values())) > 1:
         ends = ", ".join(f"{relation} at {time}" for relation, time in newest.items())
         raise StoreError(f"The exports end at different snapshots ({ends}); run `dbt build` again.")
     time = next(iter(newest.values()))
     if time is None:
-        raise StoreError(f"The exports in {feature_export_dir()} have no rows.")
+        raise StoreError(f"The exports in {feature_export_dir()} have no rows; run `dbt build` first.")
     return time.replace(tzinfo=UTC)
 
 
@@ -168,10 +160,11 @@ def materialize(
 ) -> Materialization:
     """Make the online store serve the snapshots in force at ``as_of`` (default: the newest snapshot).
 
-    Every customer with a snapshot in [as_of - 7 days, as_of] is written, so the result does not depend on what was
-    materialized before and a repetition, also after a kill, ends the same. Customers who have left scope since are
-    overwritten with nulls: Feast itself would serve their last values for ever. ``on_view`` is called with the name of
-    each finished view. Raises ``StoreError`` when the online store is already further than ``as_of``.
+    Every customer with a snapshot in [as_of - 7 days, as_of] is written, so the result does not depend on
+    what was materialized before and a repetition, also after a kill, ends the same. Customers who have left
+    scope since are overwritten with nulls: Feast itself would serve their last values for ever. ``on_view``
+    is called with the name of each finished view. Raises ``StoreError`` when the online store is already
+    further than ``as_of``.
     """
     check_sources(store)
     as_of = as_of or newest_snapshot()
@@ -180,8 +173,9 @@ def materialize(
     marks = [mark for mark in map(progress_mark, views) if mark is not None]
     if marks and max(marks) > as_of:
         raise StoreError(
-            f"The online store already serves {max(marks):%Y-%m-%d %H:%M}; going back to {as_of:%Y-%m-%d %H:%M} would "
-            "serve old values. To start afresh, run `feast teardown` and `python -m feature_repo apply`."
+            f"The online store already serves {max(marks):%Y-%m-%d %H:%M}; going back to "
+            f"{as_of:%Y-%m-%d %H:%M} would serve old values. To start afresh, run `feast teardown` and "
+            "`python -m feature_repo apply`."
         )
     in_force, expired = _customers(as_of)
     withdrawn: set[str] = set()
@@ -199,19 +193,26 @@ def _export_files(relation: str) -> str:
     return str(feature_export_dir() / relation / "*.parquet")
 
 
+def _check_exported(relation: str) -> None:
+    directory = feature_export_dir() / relation
+    if not any(directory.glob("*.parquet")):
+        raise StoreError(f"There is no Parquet file in {directory}; run `dbt build` first.")
+
+
 def _customers(as_of: datetime) -> tuple[int, list[str]]:
-    """Number of customers with a snapshot in force at ``as_of``, and the customers whose last one has expired."""
+    """Number of customers with a snapshot in force at ``as_of``, and the customers whose last one has
+    expired."""
     catalog = load_catalog()
     with duckdb.connect() as connection:
         rows = connection.execute(
             f"""
             select {catalog.entity_key}, max({catalog.timestamp}) >= $oldest as in_force
-            from read_parquet($pattern) where {catalog.timestamp} <= $as_of
+            from read_parquet($files) where {catalog.timestamp} <= $as_of
             group by all order by 1
             """,
             {
                 # The six families have the same keys: any of them tells.
-                "pattern": _export_files(catalog.families[0].relation),
+                "files": _export_files(catalog.families[0].relation),
                 "oldest": (as_of - TTL).replace(tzinfo=None),
                 "as_of": as_of.replace(tzinfo=None),
             },
@@ -251,9 +252,9 @@ def _silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_configuration() -> Iterator[None]:
-    # Feast warns that serve_features_while_materializing "typically has no effect" on a registry file. It has: a
-    # server that reloads the file while a view is being materialized would refuse its look-ups (tests/python/
-    # test_feast.py shows it), so the setting stays and the warning goes.
+    # Feast warns that serve_features_while_materializing "typically has no effect" on a registry file. It
+    # has: a server that reloads the file while a view is being materialized would refuse its look-ups
+    # (tests/python/test_feast.py shows it), so the setting stays and the warning goes.
     logger = logging.getLogger("feast.repo_config")
     level = logger.level
     logger.setLevel(logging.ERROR)

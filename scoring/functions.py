@@ -143,7 +143,10 @@ class _Registration:
         # Scoring is pure: DuckDB may call it once for equal expressions. Nulls are handled here ("special"), because a
         # null inside a row makes the result null as well. What a registration is and holds changes with the next
         # one, so a prepared statement must not keep it ("side effects").
-        for name, function, result in ((PREDICT, predict, PREDICTION_TYPE), (EXPLAIN, explain, EXPLANATION_TYPE)):
+        for name, function, result in (
+            (PREDICT, predict, PREDICTION_TYPE),
+            (EXPLAIN, explain, EXPLANATION_TYPE),
+        ):
             connection.create_function(
                 name, function, [row_type], _sql_type(result), type="arrow", null_handling="special"
             )

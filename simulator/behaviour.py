@@ -17,6 +17,11 @@ from simulator.school_calendar import (
 )
 
 
+FIRST_LESSON_HELD = 0.84
+AFTER_FIRST_LESSON = (0.25, 0.50, 0.25, 0.0)
+"""Latent states into which first lessons lead, on average (known to the true risk alone)."""
+
+
 @dataclass
 class Outlook:
     """What behaviour depends on, for n customers: enough to compute hazards of this week and of later ones."""
@@ -29,7 +34,7 @@ class Outlook:
     goal_is_exam: np.ndarray
     subject: np.ndarray
     lessons_wished: np.ndarray
-    never_books: np.ndarray
+    waiting: np.ndarray
 
 
 def outlook_of(customers: Customers, who: np.ndarray) -> Outlook:
@@ -43,7 +48,7 @@ def outlook_of(customers: Customers, who: np.ndarray) -> Outlook:
         goal_is_exam=customers.goal_is_exam[who],
         subject=customers.subject[who],
         lessons_wished=customers.lessons_wished[who],
-        never_books=customers.waiting_for_first[who],
+        waiting=customers.waiting_for_first[who],
     )
 
 
@@ -90,9 +95,7 @@ def slots_wanted(lessons_wished: np.ndarray, state: int) -> np.ndarray:
     """Weekly lesson slots (int) that customers keep in a latent state."""
     if state == THRIVING:
         return lessons_wished
-    if state == HEALTHY:
-        return (lessons_wished + 1) // 2
-    return np.full_like(lessons_wished, 1 if state == AT_RISK else 0)
+    return np.full_like(lessons_wished, 0 if state == LAPSED else 1)
 
 
 def missed_week(config: Config, outlook: Outlook, monday: date) -> np.ndarray:
@@ -107,6 +110,8 @@ def missed_week(config: Config, outlook: Outlook, monday: date) -> np.ndarray:
             * attendance.books_slot[state]
             * factor
         )
+        if state == AT_RISK:  # who still waits for a first lesson tries harder, and seldom misses it
+            held = np.where(outlook.waiting, attendance.books_first * FIRST_LESSON_HELD * factor, held)
         missed[:, state] = (1 - held) ** slots_wanted(outlook.lessons_wished, state)
     return missed
 

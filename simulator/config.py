@@ -44,12 +44,12 @@ class Marketplace:
     minimum_tutors: int = 20
     opening_share: float = 0.20  # customers moved over from an earlier system in the opening weeks
     opening_days: int = 21
-    weekly_growth: float = 0.004  # a young marketplace: about 1.5 times the signups after two years
+    weekly_growth: float = 0.006  # a young marketplace: about 1.5 times the signups after two years
     channel_share: tuple[float, ...] = (0.38, 0.27, 0.17, 0.18)
     grade_share: tuple[float, ...] = (0.17, 0.28, 0.42, 0.13)
     tier_share: tuple[float, ...] = (0.34, 0.46, 0.20)
     missing_profile_share: float = 0.004  # a null tier, channel or grade is allowed by the contract
-    lessons_a_week: tuple[float, ...] = (0.05, 0.20, 0.40, 0.35)  # wished for when all goes well: 1 to 4
+    lessons_a_week: tuple[float, ...] = (0.0, 0.06, 0.38, 0.56)  # wished for when all goes well: 1 to 4
     never_books_share: float = 0.05
     price: tuple[float, ...] = (32.0, 48.0, 75.0)  # dollars a lesson by tier
     fragility_spread: float = 0.45  # people differ in how fast they leave for reasons that nobody sees
@@ -59,9 +59,11 @@ class Marketplace:
 class Attendance:
     """What a customer in each latent state (thriving, healthy, at risk, lapsed) does in an ordinary school week."""
 
-    books_slot: tuple[float, ...] = (0.97, 0.93, 0.40, 0.0)
-    customer_cancels: tuple[float, ...] = (0.035, 0.11, 0.28, 0.72)
-    no_show: tuple[float, ...] = (0.008, 0.035, 0.16, 0.22)
+    books_slot: tuple[float, ...] = (0.97, 0.96, 0.38, 0.0)
+    customer_cancels: tuple[float, ...] = (0.035, 0.085, 0.30, 0.72)
+    no_show: tuple[float, ...] = (0.008, 0.025, 0.18, 0.22)
+    extra_lesson: float = 0.30  # a week: healthy customers who would like four lessons take a second one now and then
+    books_first: float = 0.70  # a week, who has had no lesson yet
     substitute_tutor: tuple[float, ...] = (0.02, 0.16, 0.45, 0.45)
     extra_logins: tuple[float, ...] = (1.5, 1.0, 0.45, 0.10)
     messages: tuple[float, ...] = (1.1, 0.7, 0.30, 0.05)
@@ -77,23 +79,23 @@ class Attendance:
 class Moves:
     """Weekly hazards of the latent state, before causes act on them."""
 
-    thriving_to_healthy: float = 0.045
+    thriving_to_healthy: float = 0.035
     thriving_to_at_risk: float = 0.007
     thriving_to_lapsed: float = 0.001
-    healthy_to_thriving: float = 0.03
-    healthy_to_at_risk: float = 0.038
+    healthy_to_thriving: float = 0.045
+    healthy_to_at_risk: float = 0.032
     healthy_to_lapsed: float = 0.003
     at_risk_to_thriving: float = 0.010
-    at_risk_to_healthy: float = 0.085
-    at_risk_to_lapsed: float = 0.025
-    lapsed_to_healthy: float = 0.06
-    return_fades_weeks: float = 7.0
-    goal_reached: float = 0.10
+    at_risk_to_healthy: float = 0.065
+    at_risk_to_lapsed: float = 0.02
+    lapsed_to_healthy: float = 0.05
+    return_fades_weeks: float = 6.0
+    goal_reached: float = 0.06
     exam_over: float = 0.05
     # trouble: what each bad event adds to it
     trouble_bad_lesson: float = 0.35
     trouble_let_down: float = 0.35
-    trouble_failed_payment: float = 0.30
+    trouble_failed_payment: float = 0.22
     trouble_no_slot: float = 0.40
     trouble_memory: float = 0.72  # share of last week's trouble that is still felt
     trouble_ceiling: float = 2.5
@@ -106,12 +108,12 @@ class Moves:
 class Money:
     """Card payments: one charge every second week, two retries."""
 
-    card_breaks: tuple[float, ...] = (0.001, 0.022, 0.030, 0.030)  # by latent state
+    card_breaks: tuple[float, ...] = (0.001, 0.035, 0.040, 0.040)  # by latent state
     card_repaired: float = 0.30
     failure_good_card: float = 0.004
     failure_broken_card: float = 0.80
     failure_after_leaving: float = 0.60
-    lapsed_billing_weeks: int = 3  # a subscription runs on for a while after the last lesson
+    lapsed_billing_weeks: int = 2  # a subscription runs on for a while after the last lesson
     refund_share: float = 0.25  # of customers whose tutor let them down in a billed fortnight
 
 
@@ -119,8 +121,9 @@ class Money:
 class Support:
     """Inbound calls a week by cause."""
 
-    base: tuple[float, ...] = (0.006, 0.25, 0.55, 0.0)
-    lapsed_first_weeks: float = 0.90  # cancelling, asking for money back; fades with a half-life of two weeks
+    base: tuple[float, ...] = (0.006, 0.28, 0.80, 0.0)
+    lapsed_first_weeks: float = 0.90  # cancelling, asking for money back
+    leaving_half_life_weeks: float = 0.9
     after_failed_payment: float = 0.45
     after_tutor_cancels: float = 0.25
     after_bad_lesson: float = 0.25

@@ -100,7 +100,7 @@ def call(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
     rates = np.zeros((len(who), 5))
     base = np.array(support.base)[state] * np.exp(0.35 * felt)
     rates += base[:, None] * np.array([0.2, 0.25, 0.15, 0.2, 0.2])
-    leaving = support.lapsed_first_weeks * 0.5 ** (people.weeks_lapsed[who] / 2.0)
+    leaving = support.lapsed_first_weeks * 0.5 ** (people.weeks_lapsed[who] / support.leaving_half_life_weeks)
     leaving = np.where((state == LAPSED) & (people.lessons_done[who] > 0), leaving, 0.0)
     rates += leaving[:, None] * np.array([0.5, 0.15, 0.2, 0.05, 0.1])
     rates[:, BILLING] += support.after_failed_payment * np.minimum(effects.failed_payments[local], 3)

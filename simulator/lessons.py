@@ -163,9 +163,10 @@ def book_recurring(week: Week, who: np.ndarray, effects: Effects) -> Batch | Non
         [slots_wanted(wished, THRIVING), slots_wanted(wished, HEALTHY), slots_wanted(wished, AT_RISK)],
         0,
     )
-    slots = slots + ((rng.random(len(who)) < 0.15 * more) & (slots > 0) & (slots < people.slot_day.shape[1]))
+    extra = np.where((state == HEALTHY) & (wished >= 4), attendance.extra_lesson, 0.0) + 0.15 * more
+    slots = slots + ((rng.random(len(who)) < extra) & (slots > 0) & (slots < people.slot_day.shape[1]))
     chance = np.array(attendance.books_slot)[state] * min(factor, 1.0)
-    chance = np.where(people.waiting_for_first[who] & (state == AT_RISK), 0.7 * min(factor, 1.0), chance)
+    chance = np.where(people.waiting_for_first[who] & (state == AT_RISK), attendance.books_first * min(factor, 1.0), chance)
     for slot in range(people.slot_day.shape[1]):
         books = open_for & (slot < slots) & (rng.random(len(who)) < chance)
         chosen_who.append(who[books])

@@ -161,6 +161,7 @@ class Simulation:
             days_without_lesson(people, present, week.starts),
             people.paused_until[present] - week.number,
             booked[present - week.low],
+            people.busy_until[present] - week.number,
             kept_by_state,
         )
         if week.starts <= microseconds(config.end):

@@ -14,8 +14,8 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from simulator.behaviour import Outlook, missed_week, transition_matrix
-from simulator.config import LAPSED, Config
+from simulator.behaviour import AFTER_FIRST_LESSON, FIRST_LESSON_HELD, Outlook, missed_week, transition_matrix
+from simulator.config import AT_RISK, LAPSED, Config
 
 GAP_WEEKS = 4
 HORIZON = 9
@@ -28,12 +28,13 @@ def true_risks(
     days_without_lesson: np.ndarray,
     paused_weeks: np.ndarray,
     booked: np.ndarray,
+    first_booked_week: np.ndarray,
     attends: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weekly lapse hazard, 14-day and 30-day churn risk (each float64, n) at the Monday.
 
     ``paused_weeks``: weeks for which the customer will surely be away; ``booked``: lessons already booked for the
-    first week; ``attends`` (n, 4): probability by state that a booked lesson takes place.
+    first week; ``first_booked_week``: weeks until a booked first lesson (negative: none); ``attends`` (n, 4): probability by state that a booked lesson takes place.
     """
     n = len(outlook.state)
     rows = np.arange(n)
@@ -50,6 +51,9 @@ def true_risks(
         miss = missed_week(config, outlook, day)
         if week == 0:
             miss = np.where((booked > 0)[:, None], (1 - attends) ** np.maximum(booked, 1)[:, None], 0.985)
+        first_now = outlook.waiting & (first_booked_week == week)
+        first_later = outlook.waiting & (first_booked_week > week)
+        miss = np.where(first_now[:, None], 1 - FIRST_LESSON_HELD, np.where(first_later[:, None], 1.0, miss))
         miss = np.where((paused_weeks > week)[:, None], 1.0, miss)
         missed.append(miss)
         trouble = settled + (trouble - settled) * moves.trouble_memory
@@ -74,11 +78,15 @@ def true_risks(
         held = mass * (1 - missed[week])[:, :, None]
         gap = mass * missed[week][:, :, None]
         mass = np.empty_like(mass)
-        mass[:, :, 0] = held.sum(axis=2)
+        held = held.sum(axis=2)
+        # the first lesson ends the waiting: it leads to every state
+        began = np.where(outlook.waiting, held[:, AT_RISK], 0.0)
+        held[:, AT_RISK] -= began
+        mass[:, :, 0] = held + began[:, None] * np.array(AFTER_FIRST_LESSON)
         mass[:, :, 1:] = gap[:, :, :-1]
         mass[:, :, GAP_WEEKS] += gap[:, :, GAP_WEEKS]
         if week + 1 in (2, 4, 5):
             need = grows(week + 1)[:, :, ::-1]  # with m weeks missed, four less m are still needed
             risk[week + 1] = (mass * need).sum(axis=(1, 2))
     risk_30 = (5 * risk[4] + 2 * risk[5]) / 7
-    return hazard, risk[2].clip(0, 1), np.maximum(risk[2], risk_30).clip(0, 1)
+    return hazard, risk[2].clip(0, 1), risk_30.clip(0, 1)

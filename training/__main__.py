@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rich.text import Text
+
 from feature_repo.catalog import CatalogError, load_catalog
 from feature_repo.paths import models_dir, raw_data_dir, repository_root, warehouse_path
 from scoring.release import ReleaseError
@@ -34,30 +36,35 @@ def main(arguments: list[str] | None = None) -> int:
     # Feast, MLflow and their libraries say much that is of no use here; what fails raises.
     for noisy in ("feast", "mlflow", "alembic", "ibis"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not warehouse_path().exists():
+        return _fail(
+            console, f"There is no warehouse at {warehouse_path()}: run `make run` or `dbt build` first."
+        )
+    # Feast takes seconds to import: not for --help, nor for the errors above.
     from feature_repo.store import StoreError
 
     try:
         _train(options, console)
     except (TrainingError, ReleaseError, CatalogError, StoreError) as error:
-        console.print(f"[bold red]Training failed.[/] {error}", highlight=False, soft_wrap=True)
-        return 1
+        return _fail(console, str(error))
     except KeyboardInterrupt:
         console.print("[bold red]Training was interrupted[/]; the champion is what it was before.")
         return 130
     return 0
 
 
+def _fail(console: Console, reason: str) -> int:
+    console.print(Text.assemble(("Training failed. ", "bold red"), reason), soft_wrap=True)
+    return 1
+
+
 def _train(options: argparse.Namespace, console: Console) -> None:
-    # Imported here so that --help does not wait for Feast.
     from feature_repo.offline import historical_table
     from feature_repo.store import open_store
     from training.dataset import data_end_of
     from training.report import decision_table, tables
     from training.run import Settings, steps, train
 
-    path = warehouse_path()
-    if not path.exists():
-        raise TrainingError(f"There is no warehouse at {path}: run `make run` or `dbt build` first.")
     catalog = load_catalog()
     store = open_store()
 
@@ -65,9 +72,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         return historical_table(store, entity_rows.to_pandas(), service, catalog)
 
     try:
-        warehouse = duckdb.connect(str(path), read_only=True)
+        warehouse = duckdb.connect(str(warehouse_path()), read_only=True)
     except duckdb.IOException as error:
-        raise TrainingError(f"The warehouse {path} cannot be opened: {error}") from error
+        raise TrainingError(f"The warehouse cannot be opened: {error}") from error
     with warehouse:
         uri, artifacts = _tracking()
         settings = Settings(

@@ -15,5 +15,5 @@ def guess(baseline: Baseline, fitting: Examples, reporting: Examples) -> np.ndar
     known = reporting.column(baseline.source)
     if baseline.kind == "value":
         return known
-    curve = IsotonicRegression(y_min=_MARGIN, y_max=1.0 - _MARGIN, increasing="auto", out_of_bounds="clip")
+    curve = IsotonicRegression(y_min=_MARGIN, y_max=1.0 - _MARGIN, increasing=True, out_of_bounds="clip")
     return curve.fit(fitting.column(baseline.source), fitting.labels).predict(known)

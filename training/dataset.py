@@ -4,6 +4,7 @@ The left side alone says who and when: snapshots of Mondays, a customer each, wi
 Features are then looked up as of those moments by `get_historical_features` with the model's feature service.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +18,10 @@ from training.errors import TrainingError
 from training.models import ModelSpec
 from training.split import CHOOSE, FIT, NOWHERE, REPORT, Blocks, assign, customer_hashes, split_time, thin
 
-# (entity rows with customer_id and event_timestamp, feature service) → one row an entity row, in the same
-# order, with a column a feature of the service.
+log = logging.getLogger(__name__)
+
+# (entity rows with customer_id and event_timestamp, feature service) → the features of the service, row i for
+# entity row i.
 Retrieve = Callable[[pa.Table, str], pa.Table]
 
 # Enough for the trees to stop improving at 10,000 customers; more rows only take longer (neighbouring weeks
@@ -105,7 +108,9 @@ class Plan:
 
 def data_end_of(warehouse: duckdb.DuckDBPyConnection) -> datetime:
     """The as-of time of the warehouse: its latest snapshot. Raises TrainingError when there is none."""
-    latest = _query(warehouse, "select max(feature_timestamp) from features.customer_features").fetchone()[0]
+    latest = _query(warehouse, "select max(feature_timestamp) from features.customer_features").fetchall()[0][
+        0
+    ]
     if latest is None:
         raise TrainingError("The warehouse holds no snapshots: run `make run` or `dbt build` on data first.")
     return latest
@@ -184,9 +189,11 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
     return Plan(spec=spec, blocks=blocks, rows=rows, block=assigned[rows])
 
 
-# Fewer rows than this, or fewer of either outcome, and a block's figures and calibration are noise.
-_LEAST_ROWS = {FIT: 200, CHOOSE: 40, REPORT: 40}
-_LEAST_OF_EACH_OUTCOME = {FIT: 20, CHOOSE: 5, REPORT: 5}
+# With fewer rows than this, or fewer of either outcome, there is nothing to learn or to say.
+_LEAST_ROWS = {FIT: 50, CHOOSE: 10, REPORT: 10}
+_LEAST_OF_EACH_OUTCOME = {FIT: 10, CHOOSE: 2, REPORT: 2}
+# With fewer than this, figures and calibration are rough.
+_ROUGH_ROWS = 200
 _PURPOSE = {FIT: "fit on", CHOOSE: "choose with", REPORT: "report on"}
 
 
@@ -205,6 +212,8 @@ def _check_enough(spec: ModelSpec, labels: np.ndarray, assigned: np.ndarray) -> 
                     f"{spec.name} has {rarer} snapshots of the rarer outcome to {_PURPOSE[code]} and needs "
                     f"at least {_LEAST_OF_EACH_OUTCOME[code]}: more customers or a longer history are needed."
                 )
+        if len(chosen) < _ROUGH_ROWS:
+            log.warning("%s has only %d snapshots to %s: rough", spec.name, len(chosen), _PURPOSE[code])
 
 
 def retrieve_examples(
@@ -240,8 +249,8 @@ def retrieve_features(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """The names and values, float64 (rows, names), of a service's features at the entity rows.
 
-    Raises TrainingError when the answer has other rows than were asked for, or a null: no feature is ever
-    null.
+    Raises TrainingError when the answer has more or fewer rows than were asked for, or a null: no feature is
+    ever null.
     """
     entity_rows = pa.table(
         {
@@ -250,14 +259,11 @@ def retrieve_features(
         }
     )
     found = retrieve(entity_rows, service)
-    if (
-        not found["customer_id"]
-        .combine_chunks()
-        .cast(pa.string())
-        .equals(entity_rows["customer_id"].combine_chunks())
-    ):
-        raise TrainingError(f"Feast returned other rows for {service} than it was asked for.")
-    columns = tuple(name for name in found.column_names if name not in ("customer_id", "event_timestamp"))
+    if found.num_rows != len(customer_ids):
+        raise TrainingError(
+            f"Feast returned {found.num_rows} rows of {service} for {len(customer_ids)} snapshots."
+        )
+    columns = tuple(found.column_names)
     features = np.empty((found.num_rows, len(columns)))
     for index, name in enumerate(columns):
         if found[name].null_count:
@@ -302,9 +308,9 @@ def read_truth(
 
 def _query(
     warehouse: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()
-) -> duckdb.DuckDBPyConnection:
+) -> duckdb.DuckDBPyRelation:
     try:
-        return warehouse.execute(statement, list(parameters))
+        return warehouse.sql(statement, params=list(parameters))
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(

@@ -16,7 +16,7 @@ NOT_YET_LAPSED = "not_yet_lapsed"
 class Baseline:
     """What one would guess without a model.
 
-    `isotonic`: a monotone curve through one feature, fitted on the fit block. `value`: the column itself, as
+    `isotonic`: a rising curve through one feature, fitted on the fit block. `value`: the column itself, as
     the last value known. `source` is a feature of the model's service or a column of labels.customer_labels.
     """
 

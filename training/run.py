@@ -48,6 +48,7 @@ class Settings:
     raw_dir: Path
     tracking_uri: str
     artifact_root: Path
+    threads: int | None = None  # of LightGBM; None: one a core
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def train(
         progress(f"features of {_training_rows(plans):,} snapshots")
         learned = {}
         for spec in SPECS:
-            learned[spec.name] = learn(spec, examples[spec.name], categorical, settings.seed, _UNNAMED)
+            learned[spec.name] = learn(
+                spec, examples[spec.name], categorical, settings.seed, _UNNAMED, settings.threads
+            )
             progress(f"{spec.name}: {learned[spec.name].log['trees']} trees")
         incumbent = read_champion(settings.models_dir)
         outcome, challengers = _judge(settings, labelled, plans, examples, learned, incumbent)

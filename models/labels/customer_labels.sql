@@ -49,7 +49,8 @@ labelled as (
         outcomes.sessions_per_week_28d,
         outcomes.health_score,
         outcomes.first_session_success,
-        {{ dbt.datediff('indexed.feature_timestamp', 'run.as_of', 'day') }} as days_of_data
+        {{ dbt.datediff('indexed.feature_timestamp', 'run.as_of', 'day') }}
+            as days_of_data
     from indexed
     cross join run
     inner join lapses

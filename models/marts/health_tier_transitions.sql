@@ -19,28 +19,50 @@ snapshots as (
     from (select distinct model_version, feature_timestamp from predictions) as scored
 ),
 
--- A customer is in a move when either of its two snapshots has them: who enters or leaves the scope moves as well.
-moves as (
+-- Each prediction is one end of a move. Who enters or leaves the scope has one end only, and moves all the same.
+ends as (
     select
         snapshots.model_version,
         snapshots.from_snapshot,
         snapshots.to_snapshot,
         predictions.customer_id,
-        max(case when predictions.feature_timestamp = snapshots.from_snapshot then predictions.health_tier end)
-            as from_tier,
-        max(case when predictions.feature_timestamp = snapshots.to_snapshot then predictions.health_tier end)
-            as to_tier
+        cast(null as varchar) as from_tier,
+        predictions.health_tier as to_tier
     from snapshots
     inner join predictions
         on
             snapshots.model_version = predictions.model_version
-            and predictions.feature_timestamp in (snapshots.from_snapshot, snapshots.to_snapshot)
+            and snapshots.to_snapshot = predictions.feature_timestamp
     where snapshots.from_snapshot is not null
-    group by
+    union all
+    select
         snapshots.model_version,
         snapshots.from_snapshot,
         snapshots.to_snapshot,
-        predictions.customer_id
+        predictions.customer_id,
+        predictions.health_tier as from_tier,
+        cast(null as varchar) as to_tier
+    from snapshots
+    inner join predictions
+        on
+            snapshots.model_version = predictions.model_version
+            and snapshots.from_snapshot = predictions.feature_timestamp
+),
+
+moves as (
+    select
+        model_version,
+        from_snapshot,
+        to_snapshot,
+        customer_id,
+        coalesce(max(from_tier), {{ outside }}) as from_tier,
+        coalesce(max(to_tier), {{ outside }}) as to_tier
+    from ends
+    group by
+        model_version,
+        from_snapshot,
+        to_snapshot,
+        customer_id
 ),
 
 final as (
@@ -48,16 +70,16 @@ final as (
         model_version,
         from_snapshot,
         to_snapshot,
-        coalesce(from_tier, {{ outside }}) as from_tier,
-        coalesce(to_tier, {{ outside }}) as to_tier,
+        from_tier,
+        to_tier,
         count(*) as customers
     from moves
     group by
         model_version,
         from_snapshot,
         to_snapshot,
-        coalesce(from_tier, {{ outside }}),
-        coalesce(to_tier, {{ outside }})
+        from_tier,
+        to_tier
 )
 
 select * from final

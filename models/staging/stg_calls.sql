@@ -3,7 +3,10 @@ with versions as (
 ),
 
 arrivals as (
-    select customer_id, arrived_from from {{ ref('base_customer_arrivals') }}
+    select
+        customer_id,
+        arrived_from
+    from {{ ref('base_customer_arrivals') }}
 ),
 
 clocked as (

@@ -3,14 +3,19 @@ with versions as (
 ),
 
 arrivals as (
-    select customer_id, arrived_from from {{ ref('base_customer_arrivals') }}
+    select
+        customer_id,
+        arrived_from
+    from {{ ref('base_customer_arrivals') }}
 ),
 
 clocked as (
     select
         versions.*,
-        {{ known_at('versions.resolved_at', "min(versions.loaded_at) over (partition by versions.session_id, versions.status)") }}
-            as outcome_known_at,
+        {{ known_at(
+            'versions.resolved_at',
+            'min(versions.loaded_at) over (partition by versions.session_id, versions.status)'
+        ) }} as outcome_known_at,
         greatest({{ first_midnight_delivered('versions.loaded_at') }}, arrivals.arrived_from) as in_force_from
     from versions
     inner join arrivals

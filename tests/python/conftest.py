@@ -58,7 +58,9 @@ def dbt_build(
     """
     work.mkdir(parents=True, exist_ok=True)
     path = warehouse or work / "warehouse.duckdb"
-    texts = {name: str(value.date()) if isinstance(value, date) else value for name, value in variables.items()}
+    texts = {
+        name: str(value.date()) if isinstance(value, date) else value for name, value in variables.items()
+    }
     environment = os.environ | {
         "RAW_DATA_DIR": str(raw),
         "WAREHOUSE_PATH": str(path),

@@ -87,7 +87,9 @@ class RawData:
         }
         return self.add("raw_tutors", row, joined_at, **changes)
 
-    def session(self, session_id: str, customer_id: str, resolved_at: datetime | None, /, **changes: Any) -> Row:
+    def session(
+        self, session_id: str, customer_id: str, resolved_at: datetime | None, /, **changes: Any
+    ) -> Row:
         """A session version: completed at `resolved_at`, or scheduled (say for when) where that is None."""
         happened = resolved_at or changes["scheduled_at"]
         booked_at = changes.get("booked_at", happened - 3 * DAY)
@@ -1362,7 +1364,9 @@ class RandomWorld:
     def later(self, loaded_at: datetime | None) -> datetime:
         """A load after another one."""
         earliest = loaded_at or self.start
-        return self.pick((earliest + DAY, earliest + 3 * DAY, self.moment(earliest + US, earliest + 40 * DAY)))
+        return self.pick(
+            (earliest + DAY, earliest + 3 * DAY, self.moment(earliest + US, earliest + 40 * DAY))
+        )
 
     # --- the marketplace ------------------------------------------------------------------------------------------
 
@@ -1388,7 +1392,10 @@ class RandomWorld:
         """A customer with a few profile versions, at times known late."""
         signed_up_at = self.moment(self.start, self.end)
         self.customers[customer] = signed_up_at
-        tiers, channels = ("budget", "standard", "premium", None), ("organic", "referral", "paid_google", None)
+        tiers, channels = (
+            ("budget", "standard", "premium", None),
+            ("organic", "referral", "paid_google", None),
+        )
         grades = ("college", "elementary", None)
         row = self.raw.customer(
             customer,
@@ -1423,10 +1430,14 @@ class RandomWorld:
                 loaded_at = self.load(confirmed_at) or self.later(row["loaded_at"])
                 row = self.version("raw_sessions", row, loaded_at, confirmed_at=confirmed_at)
             if self.chance(0.1):
-                row = self.version("raw_sessions", row, self.later(row["loaded_at"]), scheduled_at=scheduled_at + DAY)
+                row = self.version(
+                    "raw_sessions", row, self.later(row["loaded_at"]), scheduled_at=scheduled_at + DAY
+                )
         if row is not None and self.chance(0.12):
             return
-        status = self.pick(("completed", "cancelled_by_customer", "cancelled_by_tutor", "no_show"), (8, 1, 1, 1))
+        status = self.pick(
+            ("completed", "cancelled_by_customer", "cancelled_by_tutor", "no_show"), (8, 1, 1, 1)
+        )
         resolved_at = self.moment(scheduled_at, scheduled_at + HOUR) if self.chance(0.7) else scheduled_at
         minutes = self.pick((30, 45, 61, None)) if status == "completed" else None
         outcome = {"status": status, "duration_minutes": minutes, "resolved_at": resolved_at}
@@ -1441,7 +1452,9 @@ class RandomWorld:
         else:
             row = self.version("raw_sessions", row, loaded_at or self.later(row["loaded_at"]), **outcome)
         if not at_once and self.chance(0.5):
-            row = self.version("raw_sessions", row, self.load(rated_at) or self.later(row["loaded_at"]), **rating)
+            row = self.version(
+                "raw_sessions", row, self.load(rated_at) or self.later(row["loaded_at"]), **rating
+            )
         for _ in range(self.pick((0, 0, 0, 1, 2))):
             row = self.correct_session(row)
 
@@ -1456,7 +1469,11 @@ class RandomWorld:
                 {"status": other_status, "resolved_at": resolved_at, "tutor_id": self.pick(self.tutors)},
                 {"rating": int(self.random.integers(1, 6)), "rated_at": row["rated_at"] or resolved_at},
                 {"tutor_id": self.pick(self.tutors), "subject": self.pick(SUBJECTS[:4])},
-                {"resolved_at": None if row["resolved_at"] is None else row["resolved_at"] + self.pick((-1, 5)) * HOUR},
+                {
+                    "resolved_at": None
+                    if row["resolved_at"] is None
+                    else row["resolved_at"] + self.pick((-1, 5)) * HOUR
+                },
                 {"subject": "astrology"},
                 {"rating": 7, "rated_at": resolved_at},
             ),
@@ -1485,7 +1502,9 @@ class RandomWorld:
             loaded_at=self.load(called_at),
         )
         if self.chance(0.2):
-            changes = self.pick(({"direction": "outbound"}, {"direction": "inbound"}, {"called_at": called_at + DAY}))
+            changes = self.pick(
+                ({"direction": "outbound"}, {"direction": "inbound"}, {"called_at": called_at + DAY})
+            )
             self.version("raw_calls", row, self.later(row["loaded_at"]), **changes)
 
     def add_payment(self, customer: str, signed_up_at: datetime) -> None:
@@ -1500,7 +1519,9 @@ class RandomWorld:
             loaded_at=self.load(attempted_at),
         )
         while self.chance(0.4):
-            changes = {"status": self.pick(("succeeded", "failed", "pending", "refunded", "lost"), (4, 2, 1, 2, 1))}
+            changes = {
+                "status": self.pick(("succeeded", "failed", "pending", "refunded", "lost"), (4, 2, 1, 2, 1))
+            }
             if self.chance(0.2):
                 changes["amount"] = Decimal(int(self.random.integers(-100, 9_999))) / 100
             row = self.version("raw_payments", row, self.later(row["loaded_at"]), **changes)
@@ -1570,16 +1591,22 @@ class Mutation(RandomWorld):
             if row["booked_at"] is not None and row["scheduled_at"] is not None:
                 self.correct_session(row, self.arrival())
         for row in self.some("raw_calls", 30):
-            changes = self.pick(({}, {"direction": "outbound"}, {"direction": "inbound", "sentiment_score": -0.9}))
+            changes = self.pick(
+                ({}, {"direction": "outbound"}, {"direction": "inbound", "sentiment_score": -0.9})
+            )
             self.version("raw_calls", row, self.arrival(), **changes)
         for row in self.some("raw_payments", 40):
-            changes = self.pick(({}, {"status": "refunded"}, {"status": "succeeded", "amount": Decimal("123.45")}))
+            changes = self.pick(
+                ({}, {"status": "refunded"}, {"status": "succeeded", "amount": Decimal("123.45")})
+            )
             self.version("raw_payments", row, self.arrival(), **changes)
         for row in self.some("raw_app_events", 40):
             changes = self.pick(({}, {"event_type": "message_sent"}, {"occurred_at": self.cutoff - 2 * DAY}))
             self.version("raw_app_events", row, self.arrival(), **changes)
         for row in self.some("raw_customers", 30):
-            changes = self.pick(({}, {"subscription_tier": "premium"}, {"grade_level": None}, {"subscription_tier": "x"}))
+            changes = self.pick(
+                ({}, {"subscription_tier": "premium"}, {"grade_level": None}, {"subscription_tier": "x"})
+            )
             if row["signed_up_at"] is not None:
                 updated_at = self.pick((row["updated_at"], self.cutoff - HOUR))
                 self.raw.add("raw_customers", row, loaded_at=self.arrival(), updated_at=updated_at, **changes)
@@ -1602,7 +1629,11 @@ class Mutation(RandomWorld):
             for number in range(4):
                 moment = self.moment(max(signed_up_at, self.cutoff - 40 * DAY), self.cutoff)
                 # what belongs to an unknown customer may well have arrived in time
-                loaded_at = self.pick((night_after(moment), self.arrival())) if customer not in known else self.arrival()
+                loaded_at = (
+                    self.pick((night_after(moment), self.arrival()))
+                    if customer not in known
+                    else self.arrival()
+                )
                 key = f"mutant_{customer}_{number}"
                 self.raw.session(
                     key, customer, moment, booked_at=moment - HOUR, tutor_id=self.pick(tutors), rating=1,
@@ -1616,7 +1647,11 @@ class Mutation(RandomWorld):
         """New facts at or after the cutoff that were delivered before it."""
         for number, row in enumerate(self.some("raw_customers", 25)):
             moment = self.cutoff + self.pick((timedelta(0), 3 * HOUR, 20 * HOUR))
-            customer, key, told = row["customer_id"], f"mutant_ahead_{number}", {"loaded_at": moment - 22 * HOUR}
+            customer, key, told = (
+                row["customer_id"],
+                f"mutant_ahead_{number}",
+                {"loaded_at": moment - 22 * HOUR},
+            )
             self.raw.session(key, customer, None, booked_at=moment, scheduled_at=moment + DAY, **told)
             self.raw.event(key, customer, moment, **told)
             self.raw.call(key, customer, moment, **told)
@@ -1627,7 +1662,11 @@ class Mutation(RandomWorld):
         any_time = self.cutoff - 10 * DAY + 1234 * US  # a load that no other row has
         for row in self.some("raw_sessions", 40):
             changes = self.pick(
-                ({"subject": "astrology"}, {"customer_id": "mutant_nobody"}, {"rating": 9, "rated_at": self.cutoff})
+                (
+                    {"subject": "astrology"},
+                    {"customer_id": "mutant_nobody"},
+                    {"rating": 9, "rated_at": self.cutoff},
+                )
             )
             self.raw.add("raw_sessions", row, **{"loaded_at": any_time, **changes})
         for row in self.some("raw_payments", 20):

@@ -1,4 +1,5 @@
-"""Feast serves what dbt builds: the catalog, the definitions, point-in-time retrieval, materialization, the CLI."""
+"""Feast serves what dbt builds: the catalog, the definitions, point-in-time retrieval, materialization, the
+CLI."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Warehouse:
 
 
 def synthetic_snapshots(catalog: FeatureCatalog, seed: int = 7) -> pd.DataFrame:
-    """Rows of ``customer_features`` with random values: weekly snapshots, then daily ones; customers come and go."""
+    """Rows of ``customer_features`` with random values: weekly snapshots, then daily ones; customers come and
+    go."""
     random = np.random.default_rng(seed)
     weekly = [FIRST_RUN - timedelta(weeks=week) for week in reversed(range(WEEKS))]
     daily = pd.date_range(FIRST_RUN + timedelta(days=1), LAST_RUN).to_pydatetime()
@@ -140,16 +142,20 @@ def store(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def pairs_at(time: datetime, customers: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({CATALOG.entity_key: customers, EVENT_TIMESTAMP: pd.Timestamp(time, tz="UTC").as_unit("us")})
+    return pd.DataFrame(
+        {CATALOG.entity_key: customers, EVENT_TIMESTAMP: pd.Timestamp(time, tz="UTC").as_unit("us")}
+    )
 
 
 def all_customers(warehouse: Warehouse) -> list[str]:
     with duckdb.connect(str(warehouse.path), read_only=True) as connection:
-        rows = connection.execute(f"select distinct {CATALOG.entity_key} from features.{WIDE_RELATION} order by 1")
+        rows = connection.execute(
+            f"select distinct {CATALOG.entity_key} from features.{WIDE_RELATION} order by 1"
+        )
         return [row[0] for row in rows.fetchall()]
 
 
-# --- the catalog ------------------------------------------------------------------------------------------------------
+# --- the catalog --------------------------------------------------------------------------------------------
 
 
 def test_catalog_orders_features_and_families() -> None:
@@ -184,17 +190,26 @@ def replace_in_family(document: Document, **values: object) -> None:
     ("damage", "sentence"),
     [
         (lambda d: d["models"].pop(3), "defines no model 'customer_engagement_features'"),
-        (lambda d: set_meta(d, 3, position=1), "Position 1 is taken by session_count_7d and session_count_14d"),
+        (
+            lambda d: set_meta(d, 3, position=1),
+            "Position 1 is taken by session_count_7d and session_count_14d",
+        ),
         (lambda d: set_meta(d, 3, position=60), "without position 2"),
         (lambda d: wide(d).pop(), "there are 58 features"),
         (lambda d: wide(d).append(wide(d)[5]), "'session_frequency_7d' is defined 2 times"),
         (lambda d: wide(d).insert(2, wide(d).pop(3)), "lists 'session_count_14d' in the place of position 1"),
-        (lambda d: wide(d)[2].update(data_type="bigint"), "has the data type 'bigint', expected integer or double"),
+        (
+            lambda d: wide(d)[2].update(data_type="bigint"),
+            "has the data type 'bigint', expected integer or double",
+        ),
         (lambda d: wide(d)[2]["config"]["meta"].pop("unit"), "'session_count_7d' has no config.meta.unit"),
         (lambda d: set_meta(d, 2, family="calls"), "is of the family 'calls', expected session, call"),
         (lambda d: set_meta(d, 2, family="call"), "has the feature 'session_count_7d' of the family 'call'"),
         (lambda d: d["models"][1]["columns"].pop(2), "lacks the feature 'session_count_7d'"),
-        (lambda d: d["models"][1]["columns"].append(wide(d)[2]), "has the feature 'session_count_7d' more than once"),
+        (
+            lambda d: d["models"][1]["columns"].append(wide(d)[2]),
+            "has the feature 'session_count_7d' more than once",
+        ),
         (lambda d: replace_in_family(d, name="unheard_of"), "column 'unheard_of', which is not a feature"),
         (lambda d: replace_in_family(d, data_type="double"), "defines the feature 'session_count_7d' unlike"),
         (lambda d: d["models"][1]["columns"].pop(0), "must start with customer_id and feature_timestamp"),
@@ -229,7 +244,7 @@ def test_paths_are_relative_to_the_repository(monkeypatch: pytest.MonkeyPatch, t
     assert paths.feature_export_dir() == paths.repository_root() / "data" / "features"
 
 
-# --- the definitions --------------------------------------------------------------------------------------------------
+# --- the definitions ----------------------------------------------------------------------------------------
 
 
 def test_feast_scans_one_file() -> None:
@@ -240,7 +255,9 @@ def test_services_list_the_features_of_the_catalog(store: FeatureStore) -> None:
     registered = {service.name: service for service in store.list_feature_services()}
     assert set(registered) == set(CATALOG.services)
     for name, service in registered.items():
-        served = [feature.name for projection in service.feature_view_projections for feature in projection.features]
+        served = [
+            feature.name for projection in service.feature_view_projections for feature in projection.features
+        ]
         in_family_order = [f.name for family in CATALOG.families for f in family.features]
         assert served == [feature for feature in in_family_order if feature in CATALOG.service(name)]
 
@@ -282,7 +299,9 @@ def test_column_differences_are_named(warehouse: Warehouse) -> None:
     session, call, engagement, payment, *_ = (family.relation for family in CATALOG.families)
     name, data_type = relations[session][2]
     relations[session][2] = (name, "bigint")
-    assert check.column_differences(views, relations) == [f"{session}.{name} is {data_type} in Feast, but bigint in the relation."]
+    assert check.column_differences(views, relations) == [
+        f"{session}.{name} is {data_type} in Feast, but bigint in the relation."
+    ]
     relations[session][2] = (name, data_type)
     renamed = relations[call][3][0]
     relations[call][3] = ("renamed", "integer")
@@ -299,10 +318,12 @@ def test_column_differences_are_named(warehouse: Warehouse) -> None:
     ]
 
 
-# --- offline and online -----------------------------------------------------------------------------------------------
+# --- offline and online -------------------------------------------------------------------------------------
 
 
-def test_warehouse_offline_and_online_agree_to_the_last_bit(store: FeatureStore, warehouse: Warehouse) -> None:
+def test_warehouse_offline_and_online_agree_to_the_last_bit(
+    store: FeatureStore, warehouse: Warehouse
+) -> None:
     pairs = check.sample_pairs(warehouse.path, moments=10, customers=50, seed=3)
     assert len(pairs) == 500
     found = check.warehouse_values(warehouse.path, pairs).column(CATALOG.names[0])
@@ -328,22 +349,25 @@ def test_a_difference_would_be_found(store: FeatureStore, warehouse: Warehouse) 
 
 
 def test_retrieval_at_the_edges_of_a_snapshot(store: FeatureStore, warehouse: Warehouse) -> None:
-    # A customer who left scope: at the snapshot and until the ttl has passed it gets the last snapshot, then nothing.
+    # A customer who left scope gets the last snapshot until the ttl has passed, then nothing.
     key, time = CATALOG.entity_key, CATALOG.timestamp
     with duckdb.connect(str(warehouse.path), read_only=True) as connection:
-        relation = f"features.{WIDE_RELATION}"
-        customer, last = connection.execute(
-            f"select {key}, max({time}) from {relation} group by all having max({time}) < $first_run and count(*) > 1 limit 1",
-            {"first_run": FIRST_RUN},
-        ).fetchone()
         rows = connection.execute(
-            f"select {time}, {CATALOG.names[0]} from {relation} where {key} = $customer order by 1", {"customer": customer}
+            f"""
+            select {key}, {time}, {CATALOG.names[0]} from features.{WIDE_RELATION}
+            window customers as (partition by {key})
+            qualify max({time}) over customers < $first_run and count(*) over customers > 2
+            order by 1, 2
+            """,
+            {"first_run": FIRST_RUN},
         ).fetchall()
+    customer, first, _ = rows[0]
+    *_, (_, previous, before), (_, last, value) = (row for row in rows if row[0] == customer)
+    assert last - previous == TTL, "a weekly snapshot is in force until the next one"
     tick = timedelta(microseconds=1)
-    times = [rows[0][0] - tick, last - tick, last, last + tick, last + TTL, last + TTL + tick]
+    times = [first - tick, last - tick, last, last + tick, last + TTL, last + TTL + tick]
     pairs = pd.concat([pairs_at(at, [customer]) for at in times], ignore_index=True)
     found = historical_table(store, pairs, ALL_FEATURES_SERVICE).column(CATALOG.names[0]).to_pylist()
-    before, value = rows[-2][1], rows[-1][1]
     assert found == [None, before, value, value, value, None]
 
 
@@ -368,7 +392,9 @@ def test_rows_keep_order_count_columns_and_index(store: FeatureStore, warehouse:
     assert len(empty) == 0 and empty.columns.tolist() == [*rows.columns, *CATALOG.service(service)]
 
 
-def test_retrieval_refuses_rows_that_it_cannot_serve(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrieval_refuses_rows_that_it_cannot_serve(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = pairs_at(LAST_RUN, ["customer-000", "customer-001"])
     with pytest.raises(ValueError, match="no column 'event_timestamp'"):
         historical_features(store, rows.drop(columns=EVENT_TIMESTAMP), ALL_FEATURES_SERVICE)
@@ -380,7 +406,7 @@ def test_retrieval_refuses_rows_that_it_cannot_serve(store: FeatureStore, monkey
         historical_features(store, rows, "nonsense")
 
 
-# --- materialization --------------------------------------------------------------------------------------------------
+# --- materialization ----------------------------------------------------------------------------------------
 
 
 def online_agrees(store: FeatureStore, warehouse: Warehouse, time: datetime) -> bool:
@@ -451,8 +477,11 @@ def test_a_new_feature_is_materialized_for_everybody(store: FeatureStore, wareho
     assert online_agrees(store, warehouse, LAST_RUN)
 
 
-def test_lookups_go_on_while_materializing_and_after_a_kill(store: FeatureStore, warehouse: Warehouse) -> None:
-    """Feast refuses look-ups of a view in the state MATERIALIZING (feast issue 6780), unless told otherwise."""
+def test_lookups_go_on_while_materializing_and_after_a_kill(
+    store: FeatureStore, warehouse: Warehouse
+) -> None:
+    """Feast refuses look-ups of a view in the state MATERIALIZING (feast issue 6780), unless told
+    otherwise."""
     materialize(store, LAST_RUN)
     for view in registered_views(store):
         store.set_feature_view_state(view.name, FeatureViewState.MATERIALIZING)
@@ -477,9 +506,9 @@ def test_apply_follows_moved_exports(
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(moved / warehouse.exports.name))
     assert materialize(store, FIRST_RUN).customers > 0, "the same directory by another name"
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(copied))
-    with pytest.raises(StoreError, match="is registered to read .* run `python -m feature_repo apply`"):
+    with pytest.raises(StoreError, match=r"is registered to read .* run `python -m feature_repo apply`"):
         materialize(store)
-    assert "now reads" in apply(store)
+    apply(store)
     assert {Path(view.batch_source.path).parent for view in registered_views(store)} == {copied}
     assert {progress_mark(view) for view in registered_views(store)} == {FIRST_RUN.replace(tzinfo=UTC)}
     materialize(store)
@@ -489,14 +518,16 @@ def test_apply_follows_moved_exports(
         newest_snapshot()
     for file in copied.glob("*/*.parquet"):
         file.unlink()
-    with pytest.raises(StoreError, match="There is no Parquet file in .* run `dbt build` first"):
+    with pytest.raises(StoreError, match=r"There is no Parquet file in .* run `dbt build` first"):
         materialize(store)
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
+# --- the command line ---------------------------------------------------------------------------------------
 
 
-def test_commands_of_the_package(store: FeatureStore, warehouse: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_package(
+    store: FeatureStore, warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["apply"]) == 0
     assert "6 feature views with 59 features, 5 feature services" in capsys.readouterr().out
     assert main(["check", "--values", "10"]) == 1
@@ -511,6 +542,21 @@ def test_commands_of_the_package(store: FeatureStore, warehouse: Warehouse, caps
     assert "already serves" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["materialize", "--as-of", "yesterday"])
+
+
+def test_commands_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
+    for variable in ("FEATURE_EXPORT_DIR", "WAREHOUSE_PATH", "DBT_TARGET_PATH"):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+    assert main(["check"]) == 1
+    assert "nothing to compare with" in capsys.readouterr().err
+    assert main(["materialize"]) == 1
+    assert "There is no Parquet file" in capsys.readouterr().err
+    assert main(["materialize", "--as-of", "2026-07-01"]) == 1
+    assert "run `python -m feature_repo apply` first" in capsys.readouterr().err
+    assert main(["apply"]) == 0, "the exports may come later"
 
 
 def test_feast_apply_and_materialize_in_the_folder(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -536,12 +582,11 @@ def test_feast_apply_and_materialize_in_the_folder(warehouse: Warehouse, tmp_pat
 
     feast = Path(sys.executable).with_name("feast")
     applied = run(feast, "apply")
-    for family in CATALOG.families:
-        assert family.relation in applied
+    assert all(family.relation in applied for family in CATALOG.families)
     assert "No changes to registry" in run(feast, "apply")
     run(feast, "materialize-incremental", f"{LAST_RUN:%Y-%m-%dT%H:%M:%S}")
-    for family in CATALOG.families:
-        assert family.relation in run(feast, "feature-views", "list")
+    listed = run(feast, "feature-views", "list")
+    assert all(family.relation in listed for family in CATALOG.families)
 
     # The same values, read in the same other time zone.
     frame = pairs_at(LAST_RUN, all_customers(warehouse))
@@ -550,27 +595,36 @@ def test_feast_apply_and_materialize_in_the_folder(warehouse: Warehouse, tmp_pat
     frame, expected = frame[held.to_numpy()].reset_index(drop=True), expected.filter(held)
     pq.write_table(expected, tmp_path / "expected.parquet")
     frame.to_parquet(tmp_path / "pairs.parquet")
-    program = f"""
-import sys; sys.path.insert(0, {str(paths.repository_root())!r})
+    found = run(sys.executable, "-W", "ignore", "-c", SAME_VALUES, paths.repository_root(), tmp_path)
+    assert f"{len(frame)} customers agree" in found
+
+
+SAME_VALUES = """
+import sys
+root, directory = sys.argv[1:]
+sys.path.insert(0, root)
 import pandas as pd, pyarrow.parquet as pq
 from feature_repo import check, offline, store
-pairs, expected = pd.read_parquet({str(tmp_path / "pairs.parquet")!r}), pq.read_table({str(tmp_path / "expected.parquet")!r})
+pairs = pd.read_parquet(directory + "/pairs.parquet")
+expected = pq.read_table(directory + "/expected.parquet")
 feast = store.open_store()
 assert check.online_differences(feast, expected, pairs) == []
-assert offline.historical_table(feast, pairs, {ALL_FEATURES_SERVICE!r}).equals(expected.combine_chunks())
+assert offline.historical_table(feast, pairs, "customer_360").equals(expected.combine_chunks())
 print(len(pairs), "customers agree")
 """
-    assert f"{len(frame)} customers agree" in run(sys.executable, "-W", "ignore", "-c", program)
 
 
 def test_configuration_for_redis_differs_in_the_online_store_alone() -> None:
     pytest.importorskip("redis")
     directory = paths.feature_repo_dir()
     sqlite, redis = (
-        load_repo_config(directory, directory / name) for name in ("feature_store.yaml", "feature_store.redis.yaml")
+        load_repo_config(directory, directory / name)
+        for name in ("feature_store.yaml", "feature_store.redis.yaml")
     )
     assert redis.online_store.type == "redis" and sqlite.online_store.type == "sqlite"
-    assert redis.registry.path != sqlite.registry.path, "the registry records the progress of one online store"
+    assert redis.registry.path != sqlite.registry.path, (
+        "the registry records the progress of one online store"
+    )
     assert redis.project == sqlite.project
     assert redis.offline_store.type == sqlite.offline_store.type == "duckdb"
     assert redis.entity_key_serialization_version == sqlite.entity_key_serialization_version == 3

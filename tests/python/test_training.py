@@ -88,11 +88,11 @@ def made_up_snapshots(seed: int = 7) -> dict[str, np.ndarray]:
     mood -= mood.mean(axis=0)
     rate = (activity * np.exp(0.5 * mood)).ravel()
     rows = WEEKS * CUSTOMERS
-    # A customer signs up in some week; in that week and the next there was no session yet.
+    # A customer signs up in some week; in that week and the next three there was no session yet.
     signup = random.integers(-20, WEEKS, CUSTOMERS)
     week = np.repeat(np.arange(WEEKS), CUSTOMERS)
     age = week - np.tile(signup, WEEKS)
-    new = (age >= 0) & (age < 2)
+    new = (age >= 0) & (age < 4)
     columns: dict[str, np.ndarray] = {
         "customer_id": np.array([f"c{number:04d}" for number in range(CUSTOMERS)])[
             np.tile(np.arange(CUSTOMERS), WEEKS)

@@ -1,11 +1,14 @@
 with source as (
-    select {{ raw_column_names('raw_customers') | join(', ') }} from {{ source('raw', 'raw_customers') }}
+    select
+        {{ raw_column_names('raw_customers') | join(', ') }}
+    from {{ source('raw', 'raw_customers') }}
 ),
 
 judged as (
     select
         *,
-        {{ rejection_reason('raw_customers', of_customer=false) }} as rejection_reason
+        {{ rejection_reason('raw_customers', of_customer=false) }}
+            as rejection_reason
     from source
 ),
 

@@ -1,5 +1,7 @@
 with source as (
-    select {{ raw_column_names('raw_payments') | join(', ') }} from {{ source('raw', 'raw_payments') }}
+    select
+        {{ raw_column_names('raw_payments') | join(', ') }}
+    from {{ source('raw', 'raw_payments') }}
 ),
 
 arrivals as (
@@ -12,7 +14,8 @@ arrivals as (
 judged as (
     select
         source.*,
-        {{ rejection_reason('raw_payments') }} as rejection_reason
+        {{ rejection_reason('raw_payments') }}
+            as rejection_reason
     from source
     left join arrivals
         on source.customer_id = arrivals.arrived_customer_id

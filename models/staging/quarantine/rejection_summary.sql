@@ -34,7 +34,7 @@ rejected as (
     from (
         select
             *,
-            row_number() over (partition by source_table order by rejected_versions desc, reason) as reason_rank
+            row_number() over (partition by source_table order by rejected_versions desc, reason asc) as reason_rank
         from rejected_by_reason
     ) as ranked
     group by source_table

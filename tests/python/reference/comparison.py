@@ -56,7 +56,9 @@ def differences(actual: Mapping[Key, Record], expected: Mapping[Key, Record]) ->
             if name not in actual[key] or name not in expected[key]:
                 lines.append(f"{describe(key)}: column {name} is on one side only")
             elif not same(actual[key][name], expected[key][name]):
-                lines.append(f"{describe(key)}: {name} is {actual[key][name]!r}, should be {expected[key][name]!r}")
+                lines.append(
+                    f"{describe(key)}: {name} is {actual[key][name]!r}, should be {expected[key][name]!r}"
+                )
     return lines
 
 
@@ -74,14 +76,19 @@ def report(lines: list[str], limit: int = 40) -> str:
 def rejected_differences(actual: Iterable[Record], expected: Iterable[Rejected]) -> list[str]:
     """Differences between quarantine.rejected_rows and the reference, the row as JSON included."""
     mine = Counter(
-        (r.source_table, r.primary_key, r.reason, r.loaded_at, canonical(r.source_table, r.row)) for r in expected
+        (r.source_table, r.primary_key, r.reason, r.loaded_at, canonical(r.source_table, r.row))
+        for r in expected
     )
     theirs = Counter()
     for row in actual:
         content = canonical(row["source_table"], json.loads(row["row_json"]))
         theirs[row["source_table"], row["primary_key"], row["reason"], row["loaded_at"], content] += 1
-    lines = [f"rejected in the warehouse only ({count} x): {entry}" for entry, count in (theirs - mine).items()]
-    lines += [f"not rejected in the warehouse ({count} x): {entry}" for entry, count in (mine - theirs).items()]
+    lines = [
+        f"rejected in the warehouse only ({count} x): {entry}" for entry, count in (theirs - mine).items()
+    ]
+    lines += [
+        f"not rejected in the warehouse ({count} x): {entry}" for entry, count in (mine - theirs).items()
+    ]
     return lines
 
 

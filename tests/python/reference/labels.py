@@ -105,9 +105,11 @@ def history(world: World, customer_id: str) -> History:
 def labels(world: World, customer_id: str, at: datetime, as_of: datetime) -> dict[str, Value | None]:
     """The five labels of a customer at D; each is None until it is mature at `as_of`."""
     known = history(world, customer_id)
+    churn_14d, churn_30d = (lapsed_around(world, known, at + n * DAY) for n in (14, 30))
     computed = {
-        "label_churn_risk_14d": (churn_risk(world, known, at + 14 * DAY), 44),
-        "label_churn_risk_30d": (churn_risk(world, known, at + 30 * DAY), 60),
+        "label_churn_risk_14d": (int(churn_14d), 44),
+        # a lapse that starts before D + 14 days starts before D + 30 days, even if it is over by then
+        "label_churn_risk_30d": (int(churn_14d or churn_30d), 60),
         "label_session_velocity": (session_velocity(known, at), 28),
         "label_health_score": (health_score(world, known, at), 30),
         "label_first_session_success": (first_session_success(world, known, at), 21),
@@ -118,12 +120,12 @@ def labels(world: World, customer_id: str, at: datetime, as_of: datetime) -> dic
     }
 
 
-def churn_risk(world: World, known: History, horizon: datetime) -> int:
-    """1 when the customer is in a lapse at the horizon that started before it."""
+def lapsed_around(world: World, known: History, horizon: datetime) -> bool:
+    """Whether the customer is in a lapse at the horizon that started before it."""
     moments = [row["resolved_at"] for row in known.completed]
     last_before = max([moment for moment in moments if moment < horizon], default=known.signed_up_at)
     first_after = min([moment for moment in moments if moment >= horizon], default=None)
-    return int(first_after is None or first_after - last_before > world.settings.lapse)
+    return first_after is None or first_after - last_before > world.settings.lapse
 
 
 def session_velocity(known: History, at: datetime) -> float:

@@ -1,0 +1,359 @@
+"""Warehouses built by dbt against the slow reference, to the last bit.
+
+Few warehouses, each compared in full: one with every hard case and many random worlds, the same with rows appended
+that must change nothing, the same again built day by day, one whose sources lack `loaded_at`, one simulated.
+Run in parallel with `-n 2 --dist loadgroup`: tests that share warehouses stay on one worker.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Warehouse, dbt_build
+from raw_data import AS_OF, DAY, D, Mutation, RawData, hard_cases, random_worlds
+from reference import FEATURES, LABELS, World, default_as_of, health_index_of_features, read_raw, snapshots
+from reference.comparison import (
+    Key,
+    Record,
+    differences,
+    expected_features,
+    expected_labels,
+    rejected_differences,
+    report,
+)
+
+FEATURE_TABLE, LABEL_TABLE = "features.customer_features", "labels.customer_labels"
+REJECTED = "select source_table, primary_key, reason, row_json, loaded_at from quarantine.rejected_rows"
+
+#: the last week before AS_OF gets a snapshot a day, as nightly runs leave them
+WEEK = [AS_OF - days * DAY for days in range(7, -1, -1)]
+#: many broken rows are the point of these data sets
+LENIENT = {"max_rejected_share": 1}
+
+shared_warehouse = pytest.mark.xdist_group("one data set, built in three ways")
+other_warehouses = pytest.mark.xdist_group("other data sets")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A raw data set, the warehouse that dbt made of it, and what the reference makes of it."""
+
+    raw: RawData
+    warehouse: Warehouse
+    world: World
+    as_of: datetime
+    features: dict[Key, Record]
+    labels: dict[Key, Record]
+
+    def assert_features_exact(self) -> None:
+        """The same keys, and the same 59 values to the last bit."""
+        lines = differences(self.warehouse.keyed(FEATURE_TABLE), self.features)
+        assert not lines, report(lines)
+
+    def assert_labels_exact(self) -> None:
+        """The same keys, labels and segments."""
+        lines = differences(self.warehouse.keyed(LABEL_TABLE), self.labels)
+        assert not lines, report(lines)
+
+    def assert_rejected_rows_exact(self) -> None:
+        """The same rejected rows, each with its reason, key, load and content."""
+        lines = rejected_differences(self.warehouse.rows(REJECTED), self.world.judged.rejected)
+        assert not lines, "\n".join(lines[:20])
+
+
+def built(raw: RawData, world: World, warehouse: Warehouse, as_of: datetime, daily: datetime | None) -> Built:
+    """Everything that the reference expects of a warehouse."""
+    rows = expected_features(world, world.customers, snapshots(world, as_of, daily))
+    labelled = expected_labels(world, rows, as_of)
+    for key, row in labelled.items():
+        row["health_index"] = health_index_of_features(rows[key])
+    return Built(raw, warehouse, world, as_of, rows, labelled)
+
+
+# --- hard cases and random worlds, in one build ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """All hard cases and 30 random worlds, as they had landed by AS_OF, built in one go."""
+    work = tmp_path_factory.mktemp("nasty")
+    raw = (hard_cases()[0] + random_worlds(30, seed=1)).arrived_by(AS_OF)
+    directory = raw.write(work / "raw")
+    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
+    return built(raw, World(read_raw(directory)), warehouse, AS_OF, WEEK[0])
+
+
+@shared_warehouse
+def test_features(nasty: Built) -> None:
+    """Every customer in scope at every snapshot, and nobody else, with the reference's 59 features."""
+    assert len(nasty.features) > 5_000
+    nasty.assert_features_exact()
+
+
+@shared_warehouse
+def test_hand_computed_features(nasty: Built) -> None:
+    """What a person worked out for the hard cases, without the reference in between."""
+    rows = nasty.warehouse.keyed(FEATURE_TABLE)
+    expected = hard_cases()[1]
+    wrong = [
+        (expect.customer_id, f"{expect.at:%Y-%m-%d}", name, row and row[name], value)
+        for expect in expected
+        for row in [rows.get((expect.customer_id, expect.at))]
+        for name, value in (expect.values or {"customer_tenure_days": None}).items()
+        if (row is None) != (expect.values is None) or (row is not None and row[name] != value)
+    ]
+    assert len(expected) > 100 and not wrong, wrong
+
+
+@shared_warehouse
+def test_labels_and_segments(nasty: Built) -> None:
+    """A label row for each feature row, with the reference's labels; each label takes several values."""
+    for label in [*LABELS, "segment"]:
+        assert len({row[label] for row in nasty.labels.values()}) >= 3
+    nasty.assert_labels_exact()
+
+
+@shared_warehouse
+def test_rejected_rows(nasty: Built) -> None:
+    """Each row that breaks the contract, with its first failing reason."""
+    assert len({rejected.reason for rejected in nasty.world.judged.rejected}) == 7
+    nasty.assert_rejected_rows_exact()
+
+
+@shared_warehouse
+def test_families_are_the_features(nasty: Built) -> None:
+    """The six family tables hold the 59 columns of customer_features, once each, with the same values."""
+    rows = nasty.warehouse.keyed(FEATURE_TABLE)
+    seen: list[str] = []
+    for family in ("session", "call", "engagement", "payment", "tutor", "profile"):
+        part = nasty.warehouse.keyed(f"features.customer_{family}_features")
+        names = [name for name in next(iter(part.values())) if name in FEATURES]
+        seen += names
+        picked = {key: {name: row[name] for name in names} for key, row in rows.items()}
+        mine = {key: {name: row[name] for name in names} for key, row in part.items()}
+        lines = differences(mine, picked)
+        assert not lines, f"{family}: {report(lines)}"
+    assert sorted(seen) == sorted(FEATURES)
+
+
+# --- nothing later, and nothing broken, changes a snapshot ----------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mutated(nasty: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same raw files with a thousand more rows, none of which may change a snapshot up to CUTOFF."""
+    work = tmp_path_factory.mktemp("mutated")
+    raw = nasty.raw + Mutation(nasty.raw, CUTOFF, seed=7).build()
+    # a signup corrected by months makes sessions before it look impossible; they were counted when they arrived
+    for name in ("tutor_many", "flip"):
+        raw.customer(name, CUTOFF - 2 * DAY, loaded_at=CUTOFF + 9 * DAY)
+    directory = raw.write(work / "raw", seed=1)
+    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
+    return built(raw, World(read_raw(directory)), warehouse, AS_OF, WEEK[0])
+
+
+CUTOFF = datetime(2025, 12, 1)
+
+
+@shared_warehouse
+def test_nothing_later_changes_a_snapshot(nasty: Built, mutated: Built) -> None:
+    """Every snapshot up to the cutoff has the same customers and the same bits as before the rows were appended."""
+    before, after = nasty.warehouse.keyed(FEATURE_TABLE), mutated.warehouse.keyed(FEATURE_TABLE)
+    kept = {key: row for key, row in before.items() if key[1] <= CUTOFF}
+    lines = differences({key: row for key, row in after.items() if key[1] <= CUTOFF}, kept)
+    assert len(kept) > 3_000 and not lines, report(lines)
+    changed = [key for key, row in after.items() if key[1] > CUTOFF and row != before.get(key)]
+    assert len(changed) > 500, "the appended rows should matter after the cutoff"
+
+
+@shared_warehouse
+def test_features_after_mutation(mutated: Built) -> None:
+    """The snapshots that the appended rows do change are the reference's, too."""
+    mutated.assert_features_exact()
+
+
+@shared_warehouse
+def test_labels_and_segments_after_mutation(mutated: Built) -> None:
+    """So are the labels, with rows among the data that land after the as-of date."""
+    mutated.assert_labels_exact()
+
+
+@shared_warehouse
+def test_rejected_rows_after_mutation(mutated: Built) -> None:
+    """So are the rejected rows."""
+    mutated.assert_rejected_rows_exact()
+
+
+# --- from scratch = day by day --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def day_by_day(nasty: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, set[datetime]]:
+    """The same data set, landing day by day in one warehouse: a week of nightly runs, one missed, one repeated."""
+    work = tmp_path_factory.mktemp("day_by_day")
+    missed, repeated = WEEK[3], WEEK[5]
+    nights = sorted([night for night in WEEK if night != missed] + [repeated])
+    for number, night in enumerate(nights):
+        directory = nasty.raw.arrived_by(night).write(work / f"raw-{number}", seed=number)
+        dbt_build(directory, work, warehouse=work / "warehouse.duckdb", as_of=night, **LENIENT)
+    return Warehouse(work / "warehouse.duckdb"), set(nights)
+
+
+@shared_warehouse
+def test_day_by_day_features(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+    """Nightly runs leave the snapshots that a build from scratch has, bit for bit."""
+    warehouse, nights = day_by_day
+    grown = warehouse.keyed(FEATURE_TABLE)
+    moments = {at for at in snapshots(nasty.world, AS_OF)} | nights
+    assert {at for _, at in grown} >= moments
+    fresh = nasty.warehouse.keyed(FEATURE_TABLE)
+    shared = {at for _, at in grown} & {at for _, at in fresh}
+    lines = differences(
+        {key: row for key, row in grown.items() if key[1] in shared},
+        {key: row for key, row in fresh.items() if key[1] in shared},
+    )
+    assert not lines, report(lines)
+    assert {at for _, at in grown} == shared, "snapshots that no rebuild would have"
+
+
+@shared_warehouse
+def test_day_by_day_labels(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+    """Labels of old snapshots have ripened to what a build from scratch says."""
+    warehouse, _ = day_by_day
+    grown, fresh = warehouse.keyed(LABEL_TABLE), nasty.warehouse.keyed(LABEL_TABLE)
+    assert grown.keys() == warehouse.keyed(FEATURE_TABLE).keys()
+    lines = differences(grown, {key: fresh[key] for key in grown if key in fresh})
+    assert not lines, report(lines)
+
+
+@shared_warehouse
+def test_day_by_day_rejected_rows(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+    """So does the quarantine."""
+    warehouse, _ = day_by_day
+    lines = rejected_differences(warehouse.rows(REJECTED), nasty.world.judged.rejected)
+    assert not lines, "\n".join(lines[:20])
+
+
+# --- sources without loaded_at --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def unloaded(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Random worlds whose customers, sessions and app events come from sources that have no loaded_at column."""
+    work = tmp_path_factory.mktemp("unloaded")
+    raw = random_worlds(6, seed=500, prefix="bare")
+    raw.customer("old", D - 1200 * DAY)  # a long tenure, and things that happened more than 999 days ago
+    raw.event("old_l", "old", D - 1100 * DAY)
+    raw.session("old_s", "old", D - 1000 * DAY)
+    raw.call("old_c", "old", D - DAY)
+    without = ["raw_customers", "raw_sessions", "raw_app_events"]
+    directory = raw.write(work / "raw", without_loaded_at=without)
+    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, **LENIENT)
+    return built(raw, World(read_raw(directory)), warehouse, AS_OF, None)
+
+
+@other_warehouses
+def test_features_without_loaded_at(unloaded: Built) -> None:
+    """Facts of such sources are known when they happen."""
+    assert unloaded.features["old", D]["customer_tenure_days"] == 1200
+    unloaded.assert_features_exact()
+
+
+@other_warehouses
+def test_labels_without_loaded_at(unloaded: Built) -> None:
+    """Labels and segments from such sources."""
+    unloaded.assert_labels_exact()
+
+
+@other_warehouses
+def test_rejected_rows_without_loaded_at(unloaded: Built) -> None:
+    """Rejected rows of such sources; no event can be later than its load."""
+    reasons = {r.reason for r in unloaded.world.judged.rejected if r.source_table == "raw_sessions"}
+    assert "unknown_value" in reasons and "event_after_load" not in reasons
+    unloaded.assert_rejected_rows_exact()
+
+
+# --- simulated data -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A year of 300 simulated customers, and some hundred places to look at."""
+
+    warehouse: Warehouse
+    world: World
+    as_of: datetime
+    pairs: list[Key]
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """The simulator's data, built without any variable, as `dbt build` on its own does."""
+    work = tmp_path_factory.mktemp("simulated")
+    options = "--customers 300 --seed 1 --start 2025-07-01 --end 2026-07-01".split()
+    command = [sys.executable, "-m", "simulator", *options, "--out", str(work / "raw")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return simulated_from(work / "raw", work)
+
+
+def simulated_from(directory: Path, work: Path) -> Simulated:
+    """Build a warehouse of a raw directory, and choose where to look."""
+    warehouse, _ = dbt_build(directory, work)
+    raw = read_raw(directory)
+    world, as_of = World(raw), default_as_of(raw)
+    random = np.random.default_rng(0)
+    moments = snapshots(world, as_of)
+    pairs = {
+        (world.customers[random.integers(len(world.customers))], moments[-1 - i % len(moments)])
+        for i in range(600)
+    }
+    return Simulated(warehouse, world, as_of, sorted(pairs))
+
+
+@other_warehouses
+def test_snapshots_of_simulated_data(simulated: Simulated) -> None:
+    """Without any variable the snapshots are the Mondays up to the last midnight by which all tables had landed."""
+    rows = simulated.warehouse.rows(f"select distinct feature_timestamp as at from {FEATURE_TABLE}")
+    assert sorted(row["at"] for row in rows) == snapshots(simulated.world, simulated.as_of)
+
+
+@other_warehouses
+def test_features_of_simulated_data(simulated: Simulated) -> None:
+    """Some hundred random customers and snapshots, in scope or not."""
+    actual = simulated.warehouse.keyed(FEATURE_TABLE)
+    expected = {
+        (customer, at): row
+        for customer, at in simulated.pairs
+        for row in expected_features(simulated.world, [customer], [at]).values()
+    }
+    lines = differences({key: actual[key] for key in simulated.pairs if key in actual}, expected)
+    assert len(expected) > 200 and not lines, report(lines)
+
+
+@other_warehouses
+def test_labels_of_simulated_data(simulated: Simulated) -> None:
+    """Labels and segments there."""
+    actual = simulated.warehouse.keyed(LABEL_TABLE)
+    expected: dict[Key, Record] = {}
+    for customer, at in simulated.pairs:
+        rows = expected_features(simulated.world, [customer], [at])
+        labelled = expected_labels(simulated.world, rows, simulated.as_of)
+        expected |= {
+            key: {**row, "health_index": health_index_of_features(rows[key])} for key, row in labelled.items()
+        }
+    lines = differences({key: actual[key] for key in simulated.pairs if key in actual}, expected)
+    assert len(expected) > 200 and not lines, report(lines)
+
+
+@other_warehouses
+def test_rejected_rows_of_simulated_data(simulated: Simulated) -> None:
+    """The simulator's few broken rows, all of them."""
+    lines = rejected_differences(simulated.warehouse.rows(REJECTED), simulated.world.judged.rejected)
+    assert not lines, "\n".join(lines[:20])
