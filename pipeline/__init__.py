@@ -1,0 +1,1 @@
+"""The jobs of the product: everything from raw tables on one command, and the nightly run."""
