@@ -7,12 +7,12 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+import duckdb
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from feature_repo import check, paths
 from feature_repo.build import build_definitions
-from feature_repo.catalog import CatalogError
 from feature_repo.store import (
     StoreError,
     apply,
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return options.run(options)
-    except (StoreError, CatalogError) as error:
+    except (StoreError, ValueError, duckdb.IOException) as error:
         Console(stderr=True).print(
             f"[red]feature_repo {options.command}:[/] {error}", highlight=False, soft_wrap=True
         )

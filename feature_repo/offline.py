@@ -3,6 +3,8 @@ kept."""
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -65,7 +67,10 @@ def historical_table(
             _ROW: np.arange(len(entity_rows)),
         }
     )
-    found = store.get_historical_features(keys, store.get_feature_service(service)).to_arrow()
+    with warnings.catch_warnings():
+        # Feast turns deprecation warnings on, and ibis has one about DuckDB for every query.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = store.get_historical_features(keys, store.get_feature_service(service)).to_arrow()
     rows = found.column(_ROW).to_numpy()
     if len(rows) != len(keys):
         raise RuntimeError(f"Feast returned {len(rows):,} rows for {len(keys):,} entity rows.")

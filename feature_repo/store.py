@@ -44,14 +44,12 @@ class Materialization:
 
 
 def configuration_file() -> Path:
-    """The Feast configuration in use: ``FEAST_FS_YAML_FILE_PATH``, default
-    ``feature_repo/feature_store.yaml``."""
+    """The Feast configuration: ``FEAST_FS_YAML_FILE_PATH``, default ``feature_repo/feature_store.yaml``."""
     return get_default_yaml_file_path(feature_repo_dir()).resolve()
 
 
 def open_store(configuration: Path | None = None) -> FeatureStore:
-    """Open the feature store of ``configuration`` (default: ``configuration_file()``); nothing is read
-    yet."""
+    """Open the feature store of ``configuration`` (default: ``configuration_file()``)."""
     ensure_state_directory(configuration)
     with _quiet_configuration():
         store = FeatureStore(
@@ -75,8 +73,7 @@ def ensure_state_directory(configuration: Path | None = None) -> None:
 
 
 def apply(store: FeatureStore, definitions: Definitions | None = None) -> str:
-    """Register the definitions as ``feast apply`` does, progress marks kept; returns Feast's account of
-    it."""
+    """Register the definitions as ``feast apply`` does; returns Feast's account of the changes."""
     definitions = definitions or build_definitions()
     contents = RepoContents(
         projects=[Project(name=store.project, description=store.config.project_description or "")],

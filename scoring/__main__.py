@@ -1,6 +1,7 @@
-"""python -m scoring: score the snapshots that the champion has not scored yet, and rebuild what hangs on them.
+"""python -m scoring: score the snapshots that the champion has not scored yet, and what hangs on them.
 
-This is a part of the dbt graph, `dbt build --select predictions+`, with clear words before and a summary after it.
+That is a part of the dbt graph, `dbt build --select predictions+`, with clear words before and a summary
+after it.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 when everything was scored and tested, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m scoring",
-        description="Scores the snapshots that the champion model has not scored yet, inside the warehouse, and rebuilds "
-        "the marts that hang on the predictions. A repeat adds nothing.",
-        epilog="The warehouse is WAREHOUSE_PATH (default data/warehouse.duckdb), the models are in MODELS_DIR (default "
-        "data/models).",
+        description="Scores the snapshots that the champion model has not scored yet, inside the warehouse, "
+        "and rebuilds the marts that hang on the predictions. A repeat adds nothing.",
+        epilog="The warehouse is WAREHOUSE_PATH (default data/warehouse.duckdb), the models are in "
+        "MODELS_DIR (default data/models).",
     )
     parser.add_argument(
         "--as-of",
         type=date.fromisoformat,
         metavar="YYYY-MM-DD",
-        help="the dbt variable as_of, for the models that depend on it (default: by the raw data); which snapshots "
-        "exist is decided by 'dbt build'",
+        help="the dbt variable as_of of this run (default: by the raw data); adds no snapshot, "
+        "'dbt build' does",
     )
     options = parser.parse_args(arguments)
     console = Console()
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def score(as_of: date | None = None) -> None:
-    """Build the predictions and all that hangs on them. Raises ScoringError or ReleaseError when that fails."""
+    """Build the predictions and what hangs on them. Raises ScoringError or ReleaseError when that fails."""
     if read_champion(models_dir()) is None:
         raise ScoringError(HOW_TO_TRAIN.format(models_dir=models_dir()))
     # A process of its own: dbt keeps its connection to the warehouse until its process ends.
@@ -97,7 +98,7 @@ def count_predictions() -> int:
 
 
 def show_summary(console: Console, added: int) -> None:
-    """Print what the champion has scored by now, `added` rows of it in this run, and the customers by tier."""
+    """Print what the champion has scored by now, `added` of it in this run, and the customers by tier."""
     with duckdb.connect(str(warehouse_path()), read_only=True) as connection:
         scored = connection.execute(
             """
@@ -117,8 +118,8 @@ def show_summary(console: Console, added: int) -> None:
         ).fetchall()
     if not scored:
         raise ScoringError(
-            "No snapshot lies after the champion's training data, so there was nothing to score; build newer ones with "
-            "'dbt build'."
+            "No snapshot lies after the champion's training data, so there was nothing to score; build newer "
+            "ones with 'dbt build'."
         )
     version, rows, snapshots, latest = scored[0]
     table = Table(title=f"Customers by health tier on {latest}, scored by {version}")
@@ -126,9 +127,8 @@ def show_summary(console: Console, added: int) -> None:
         table.add_column(heading, justify="left" if heading == "tier" else "right")
     table.add_column("action")
     for tier, customers, share, risk, action in tiers:
-        table.add_row(
-            tier, f"{customers:,}", *("–" if it is None else f"{it:.1%}" for it in (share, risk)), action
-        )
+        shown = ["-" if value is None else f"{value:.1%}" for value in (share, risk)]
+        table.add_row(tier, f"{customers:,}", *shown, action)
     console.print(table)
     console.print(
         f"{added:,} predictions added; {version} has scored {rows:,} rows at {snapshots} snapshots."

@@ -7,9 +7,9 @@
         "select f.customer_id, predict_customer_health(f).churn_risk_30d from features.customer_features f"
     )
 
-`predict_customer_health(row)` and `explain_churn_risk_30d(row)` take a whole row of `features.customer_features` (the
-table's alias is such a row in DuckDB); `released_models()` lists the releases. `register` adds the same
-functions to any connection; the dbt plugin does that for every dbt run.
+`predict_customer_health(row)` and `explain_churn_risk_30d(row)` take a whole row of
+`features.customer_features` (in DuckDB the alias of the table is such a row); `released_models()` lists the
+releases. `register` adds the same functions to any connection; the dbt plugin does that for every dbt run.
 
 All three read one state of the models directory, taken when the first of them is called after `register`. A
 champion that is released later is seen after the next `register`: so one run never mixes two champions.
@@ -65,7 +65,7 @@ _RELEASES_TYPE = (
 def connect(
     path: Path | str | None = None, models_dir: Path | str | None = None, read_only: bool = True
 ) -> duckdb.DuckDBPyConnection:
-    """Open a warehouse (default: WAREHOUSE_PATH) with the scoring functions; read-only unless asked otherwise.
+    """Open a warehouse (default: WAREHOUSE_PATH), read-only unless asked otherwise, with the functions.
 
     Raises FileNotFoundError when there is no such file.
     """
@@ -78,11 +78,11 @@ def connect(
 
 
 def register(connection: duckdb.DuckDBPyConnection, models_dir: Path | str | None = None) -> None:
-    """Add the scoring functions to the database of `connection`, or make those that it has read the models anew.
+    """Add the scoring functions to the database of `connection`; if it has them, they read the models anew.
 
-    `models_dir` defaults to MODELS_DIR. Without a champion the functions exist as well; they raise one sentence
-    when they are called on a row. In DuckDB functions belong to the database and not to the connection: all connections
-    of this process to the same database share them, and a new registration replaces the models for all.
+    `models_dir` defaults to MODELS_DIR. Without a champion the functions exist as well; called on a row they
+    raise one sentence. In DuckDB functions belong to the database, not to the connection: all connections of
+    this process to the same database share them, and a new registration replaces the models for all.
     """
     models = _Models(Path(models_dir) if models_dir is not None else default_models_dir())
     cursor = connection.cursor()  # leaves a result that the caller is still reading alone
@@ -95,8 +95,8 @@ def register(connection: duckdb.DuckDBPyConnection, models_dir: Path | str | Non
             _registrations[token].models = models
         else:
             registration = _Registration(models)
-            # DuckDB drops its reference to a Python function when the connection that registered it closes, even
-            # while other connections to the database still call it. So the references are kept here, for good.
+            # DuckDB drops its reference to a Python function when the connection that registered it closes,
+            # even while other connections to the database still call it. So they are kept here, for good.
             _registrations[registration.token] = registration
             registration.create(connection)
 
@@ -140,9 +140,9 @@ class _Registration:
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
         predict, explain, releases, token = self._functions
         row_type = feature_row_type()
-        # Scoring is pure: DuckDB may call it once for equal expressions. Nulls are handled here ("special"), because a
-        # null inside a row makes the result null as well. What a registration is and holds changes with the next
-        # one, so a prepared statement must not keep it ("side effects").
+        # Scoring is pure: DuckDB may call it once for equal expressions. Nulls are handled here ("special"),
+        # because a null inside a row makes the result null as well. What a registration is and holds changes
+        # with the next one, so no plan may keep it ("side effects").
         for name, function, result in (
             (PREDICT, predict, PREDICTION_TYPE),
             (EXPLAIN, explain, EXPLANATION_TYPE),
@@ -154,10 +154,10 @@ class _Registration:
         connection.create_function(_REGISTRATION, token, [], "VARCHAR", side_effects=True)
 
     def _predict(self, rows: pa.ChunkedArray) -> pa.StructArray:
-        return predict_rows(self.models.champion(), rows.combine_chunks(), self.columns)
+        return predict_rows(self.models.champion(), _whole(rows), self.columns)
 
     def _explain(self, rows: pa.ChunkedArray) -> pa.StructArray:
-        return explain_rows(self.models.champion(), rows.combine_chunks(), self.columns)
+        return explain_rows(self.models.champion(), _whole(rows), self.columns)
 
     def _releases(self) -> list[dict[str, Any]]:
         return self.models.releases()
@@ -178,6 +178,11 @@ def feature_row_type() -> str:
     return f"STRUCT({', '.join(fields)})"
 
 
+def _whole(rows: pa.ChunkedArray) -> pa.StructArray:
+    # DuckDB hands over one chunk of up to 2,048 rows; combine_chunks() would copy it.
+    return rows.chunk(0) if rows.num_chunks == 1 else rows.combine_chunks()
+
+
 _SQL_TYPES = {pa.float64(): "DOUBLE", pa.string(): "VARCHAR"}
 
 
@@ -186,7 +191,7 @@ def _sql_type(struct: pa.StructType) -> str:
 
 
 def _described(models_dir: Path, model_version: str, champion: str | None) -> dict[str, Any]:
-    """What model_versions says of a release, from its release.json alone: parsing every booster would take seconds."""
+    # From release.json alone: parsing the boosters of a long history would take seconds in every dbt run.
     path = release_dir(models_dir, model_version) / "release.json"
     try:
         release = json.loads(path.read_bytes())

@@ -1,7 +1,7 @@
 """Predictions and reasons for feature rows: an Arrow struct array in, an Arrow struct array out.
 
-This is the boundary between the database and the models. `scoring.functions` puts it behind SQL; a faster kernel
-may replace what happens inside as long as every bit stays.
+This is the boundary between the database and the models. `scoring.functions` puts it behind SQL; a faster
+kernel may replace what happens inside as long as every bit stays.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ EXPLANATION_TYPE = pa.struct(
 def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str]) -> pa.StructArray:
     """All five predictions a row, of type PREDICTION_TYPE, in the order of `rows`.
 
-    `rows` holds at least one numeric field for each name in `columns` (the features, in catalog order). The values are
-    those of `Release.predict`. A row that is null, or in which any feature is null, gives a null row: a
-    feature is never null by contract, and a guess for one would not be the model's prediction.
-    `first_session_success` is predicted for every row; only for customers without a completed session does it
-    mean anything.
+    `rows` has a numeric field for each name in `columns` (the features, in catalog order), maybe others too.
+    The values are those of `Release.predict`. A row that is null, or in which any feature is null, gives a
+    null row: a feature is never null by contract, and a guess for one would not be the model's prediction.
+    `first_session_success` is predicted for every row; only before a first completed session does it mean
+    anything.
     """
     matrix, incomplete = feature_matrix(rows, columns)
     predictions = release.predict(matrix, columns)
@@ -43,8 +43,9 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
 def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str]) -> pa.StructArray:
     """The three features that move each row's 30-day churn risk most, of type EXPLANATION_TYPE.
 
-    Effects are TreeSHAP contributions to the calibrated log-odds, signed: above 0 raises the risk. Reasons come in
-    descending order of |effect|; of equal ones the first in `columns` leads. Null rows as in `predict_rows`.
+    Effects are TreeSHAP contributions to the calibrated log-odds, signed: above 0 raises the risk. Reasons
+    come in descending order of |effect|; of equal ones the first in `columns` leads. Null rows as in
+    `predict_rows`.
     """
     matrix, incomplete = feature_matrix(rows, columns)
     model = release.models[REASON_MODEL]
@@ -52,7 +53,7 @@ def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
     used = np.array([position[name] for name in model.features])
     effects = model.contributions(matrix[:, used])[:, :-1]  # without the base value
 
-    # Columns in catalog order, so that a stable sort settles ties by it, whatever order the model was trained in.
+    # Columns in catalog order, so that a stable sort settles ties by it, however the model orders them.
     by_catalog = np.argsort(used)
     effects = effects[:, by_catalog]
     features = pa.array([columns[index] for index in used[by_catalog]])

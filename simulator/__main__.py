@@ -1,4 +1,6 @@
-"""Command line: ``python -m simulator --customers N --seed S --start YYYY-MM-DD --end YYYY-MM-DD --out DIR``."""
+"""Command line: ``python -m simulator --customers N --seed S --start YYYY-MM-DD --end YYYY-MM-DD --out
+DIR``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from simulator.config import Config
 from simulator.simulation import simulate, weeks_of
@@ -22,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = Config()
     parser = argparse.ArgumentParser(
         prog="python -m simulator",
-        description="Simulates a tutoring marketplace and writes its seven raw tables, and the truth behind them, as Parquet.",
+        description="Simulates a tutoring marketplace: writes its raw tables and the truth behind them.",
     )
     parser.add_argument(
         "--customers",
@@ -30,9 +39,15 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.customers,
         help="customers who sign up within --signup-days of the start (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="seed of all randomness (default %(default)s)")
     parser.add_argument(
-        "--start", type=_day, default=defaults.start, metavar="YYYY-MM-DD", help="first day (default %(default)s)"
+        "--seed", type=int, default=defaults.seed, help="seed of all randomness (default %(default)s)"
+    )
+    parser.add_argument(
+        "--start",
+        type=_day,
+        default=defaults.start,
+        metavar="YYYY-MM-DD",
+        help="first day (default %(default)s)",
     )
     parser.add_argument(
         "--end",
@@ -41,15 +56,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="YYYY-MM-DD",
         help="midnight up to which things happen (default %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("data/raw"), help="directory to write (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/raw"), help="directory to write (default %(default)s)"
+    )
     parser.add_argument(
         "--signup-days",
         type=int,
         default=defaults.signup_days,
-        help="days in which --customers sign up; signups go on at that pace after them, whatever the end (default %(default)s)",
+        help="days in which --customers sign up; later signups go on at that pace (default %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the directory when it is not empty")
-    parser.add_argument("--no-report", action="store_true", help="do not print achieved beside reference figures")
+    parser.add_argument(
+        "--no-report", action="store_true", help="do not print achieved beside reference figures"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -66,7 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=True)
     logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)], force=True
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False)],
+        force=True,
     )
     try:
         config = Config(

@@ -1,4 +1,6 @@
-"""The latent state of a customer and the hazards that move it, each with a cause that leaves traces in the tables."""
+"""The latent state of a customer and the hazards that move it, each with a cause that leaves traces in the
+tables.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from simulator.school_calendar import (
     summer_begins,
 )
 
-
+AT_RISK_LOST = 0.07
+"""Share of the lessons of customers at risk that fall through as no slot is found or no tutor answers in
+time.
+"""
 FIRST_LESSON_HELD = 0.84
 AFTER_FIRST_LESSON = (0.25, 0.50, 0.25, 0.0)
 """Latent states into which first lessons lead, on average (known to the true risk alone)."""
@@ -24,7 +29,7 @@ AFTER_FIRST_LESSON = (0.25, 0.50, 0.25, 0.0)
 
 @dataclass
 class Outlook:
-    """What behaviour depends on, for n customers: enough to compute hazards of this week and of later ones."""
+    """What behaviour depends on, for n customers: enough to compute hazards now and later."""
 
     state: np.ndarray
     trouble: np.ndarray
@@ -53,7 +58,9 @@ def outlook_of(customers: Customers, who: np.ndarray) -> Outlook:
 
 
 def transition_matrix(config: Config, outlook: Outlook, monday: date, trouble: np.ndarray) -> np.ndarray:
-    """Probabilities (n, 4, 4), from state to state, for the week of ``monday`` given the trouble felt by then."""
+    """Probabilities (n, 4, 4), from state to state, for the week of ``monday`` given the trouble felt by
+    then.
+    """
     moves = config.moves
     n = len(trouble)
     felt = np.minimum(trouble, moves.trouble_ceiling)
@@ -63,7 +70,7 @@ def transition_matrix(config: Config, outlook: Outlook, monday: date, trouble: n
     if subjects_over:
         over = np.isin(outlook.subject, list(subjects_over)) & outlook.goal_is_exam
         leave = leave + np.where(over, moves.exam_over, 0.0)
-    worse, better = np.exp(0.9 * felt), np.exp(-0.8 * felt)
+    worse, better = np.exp(1.3 * felt), np.exp(-0.8 * felt)
     matrix = np.zeros((n, 4, 4), dtype=np.float64)
     matrix[:, THRIVING, HEALTHY] = moves.thriving_to_healthy * np.exp(0.5 * felt)
     matrix[:, THRIVING, AT_RISK] = moves.thriving_to_at_risk * fragile * worse
@@ -110,7 +117,9 @@ def missed_week(config: Config, outlook: Outlook, monday: date) -> np.ndarray:
             * attendance.books_slot[state]
             * factor
         )
-        if state == AT_RISK:  # who still waits for a first lesson tries harder, and seldom misses it
+        if state == AT_RISK:
+            held = held * (1 - AT_RISK_LOST)
+            # who still waits for a first lesson tries harder, and seldom misses it
             held = np.where(outlook.waiting, attendance.books_first * FIRST_LESSON_HELD * factor, held)
         missed[:, state] = (1 - held) ** slots_wanted(outlook.lessons_wished, state)
     return missed
@@ -129,5 +138,3 @@ def summer_pause(
     august = date(monday.year, 8, 14).toordinal() - monday.toordinal()
     back = week + august // 7 + rng.integers(-2, 4, len(who))
     customers.paused_until[who[goes]] = back[goes]
-
-

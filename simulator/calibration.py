@@ -1,7 +1,9 @@
-"""Achieved beside reference: a compact approximation of the product's definitions, straight from the raw files.
+"""Achieved beside reference: a compact approximation of the product's definitions, straight from the raw
+files.
 
-The warehouse has the definitions to the letter; here event times alone decide, the latest version of a row is its truth, and rows
-that break the contract are left out. It is a mirror to calibrate in, good to a percentage point.
+The warehouse has the definitions to the letter; here event times alone decide, the latest version of a row
+is its truth, and rows that break the contract are left out. It is a mirror to calibrate in, good to a
+percentage point.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
+NOTHING = "-"
 REFERENCE: dict[str, str] = {
     "segment thriving": "29.3 %",
     "segment healthy": "40.0 %",
@@ -38,20 +41,22 @@ REFERENCE: dict[str, str] = {
     "r frequency 7 d, health score": "0.8",
     "r days since last, churn 30 d": "0.6",
     "r consistency, average rating": "0.5",
-    "AUC of the truth, 14 d / 30 d": "models: 0.85–0.92",
-    "AUC of the truth, not yet lapsed": "–",
+    "AUC of the truth, 14 d / 30 d": "models: 0.85 to 0.92",
+    "AUC of the truth, not yet lapsed": NOTHING,
     "true risk, mean 14 d / 30 d": "as the labels",
-    "customers in scope": "–",
+    "customers in scope": NOTHING,
 }
-"""Figures of reference-figures.md by the name of the row (segments: thriving / healthy / at risk / churned)."""
+"""Figures of reference-figures.md by the name of the row (segments: thriving / healthy / at risk /
+churned).
+"""
 
 _SETUP = """
 create temp table session as
-select customer_id, tutor_id, status, resolved_at as happened, rating, rated_at, booked_at, scheduled_at, row_number() over (
-    partition by customer_id order by resolved_at) as n
+select customer_id, tutor_id, status, resolved_at as happened, rating, rated_at,
+    row_number() over (partition by customer_id order by resolved_at) as n
 from (
-    select session_id, arg_max(struct_pack(customer_id, tutor_id, status, resolved_at, rating, rated_at, booked_at,
-        scheduled_at), loaded_at) as s
+    select session_id,
+        arg_max(struct_pack(customer_id, tutor_id, status, resolved_at, rating, rated_at), loaded_at) as s
     from read_parquet('{dir}/raw_sessions/*.parquet')
     where session_id is not null and session_id < 'S999' and customer_id < 'C98'
     group by session_id
@@ -66,10 +71,12 @@ where direction = 'inbound' and call_id < 'K999' and customer_id < 'C98';
 create temp table payment as
 select customer_id, p.happened as happened, p.status as status from (
     select payment_id, customer_id, arg_max(struct_pack(happened := attempted_at, status), loaded_at) as p
-    from read_parquet('{dir}/raw_payments/*.parquet') where payment_id < 'P999' and customer_id < 'C98' group by all
+    from read_parquet('{dir}/raw_payments/*.parquet')
+    where payment_id < 'P999' and customer_id < 'C98' group by all
 ) where p.status in ('succeeded', 'failed');
 create temp table login as
-select customer_id, date_trunc('day', occurred_at) as happened from read_parquet('{dir}/raw_app_events/*.parquet')
+select customer_id, date_trunc('day', occurred_at) as happened
+from read_parquet('{dir}/raw_app_events/*.parquet')
 where event_id < 'E999' and customer_id < 'C98' and occurred_at is not null group by all;
 create temp table tutor_rating as
 select tutor_id, avg(rating) as rating from session where rating is not null group by 1;
@@ -109,17 +116,22 @@ calls as (
 ),
 payments as (
     select d, customer_id,
-        avg((status = 'succeeded')::int) filter (happened >= d - interval 30 day and happened < d) as success30,
+        avg((status = 'succeeded')::int)
+            filter (happened >= d - interval 30 day and happened < d) as success30,
         avg((status = 'succeeded')::int) filter (happened < d) as success_all,
-        avg((status = 'succeeded')::int) filter (happened >= d and happened < d + interval 30 day) as success30_next,
+        avg((status = 'succeeded')::int)
+            filter (happened >= d and happened < d + interval 30 day) as success30_next,
         max(happened) filter (happened < d) as last_payment
     from moment, payment group by all
 ),
-logins as (select d, customer_id, max(happened) filter (happened < d) as last_login from moment, login group by all),
+logins as (
+    select d, customer_id, max(happened) filter (happened < d) as last_login from moment, login group by all
+),
 joined as (
     select d, p.customer_id, coalesce(n7, 0) as n7, coalesce(n30, 0) as n30,
         coalesce(n28_next, 0) / 4.0 as velocity, coalesce(n30_next, 0) as n30_next,
-        coalesce(rating30, rating_all, 4.0) as rating, coalesce(rating30_next, rating_all, 4.0) as rating_next,
+        coalesce(rating30, rating_all, 4.0) as rating,
+        coalesce(rating30_next, rating_all, 4.0) as rating_next,
         coalesce(consistency, 0) as consistency, coalesce(calls14, 0) as calls14,
         coalesce(calls14_next, 0) as calls14_next, coalesce(success30, success_all, 1) as success,
         coalesce(success30_next, success_all, 1) as success_next,
@@ -132,16 +144,19 @@ joined as (
     left join around using (d, customer_id) left join consistent using (d, customer_id)
     left join calls using (d, customer_id) left join payments using (d, customer_id)
     left join logins using (d, customer_id)
-    left join read_parquet('{dir}/truth/*.parquet') as t on t.customer_id = p.customer_id and t.week_start = d::date
+    left join read_parquet('{dir}/truth/*.parquet') as t
+        on t.customer_id = p.customer_id and t.week_start = d::date
     where p.signed_up_at < d and greatest(p.signed_up_at, coalesce(last_before, p.signed_up_at),
         coalesce(last_login, p.signed_up_at), coalesce(last_call, p.signed_up_at),
         coalesce(last_payment, p.signed_up_at)) >= d - interval 90 day
 ),
 scored as (
     select *,
-        35 * least(1, n30 * 7 / 30 / 2.0) + 20 * greatest(0, 1 - since / 30) + 15 * (rating - 1) / 4 + 10 * success
+        35 * least(1, n30 * 7 / 30 / 2.0) + 20 * greatest(0, 1 - since / 30)
+            + 15 * (rating - 1) / 4 + 10 * success
             + 10 * greatest(0, 1 - calls14 / 4) + 10 * consistency as index,
-        35 * least(1, n30_next * 7 / 30 / 2.0) + 20 * greatest(0, 1 - since_next / 30) + 15 * (rating_next - 1) / 4
+        35 * least(1, n30_next * 7 / 30 / 2.0) + 20 * greatest(0, 1 - since_next / 30)
+            + 15 * (rating_next - 1) / 4
             + 10 * success_next + 10 * greatest(0, 1 - calls14_next / 4) + 10 * consistency as health
     from joined
 )
@@ -167,9 +182,13 @@ class Figures:
 
 
 def typical_mondays(start: date, end: date) -> list[date]:
-    """Mondays of the school year in the last twelve months whose 30-day labels are mature (at least 60 days back)."""
+    """Mondays of the school year in the last twelve months whose 30-day labels are mature (at least 60 days
+    back).
+    """
     last = end - timedelta(days=61)
-    wanted = [date(year, month, 12) for year in range(start.year, end.year + 1) for month in (2, 3, 4, 10, 11)]
+    wanted = [
+        date(year, month, 12) for year in range(start.year, end.year + 1) for month in (2, 3, 4, 10, 11)
+    ]
     mondays = [day - timedelta(days=day.weekday()) for day in wanted]
     first = max(start + timedelta(days=120), end - timedelta(days=366))
     chosen = [day for day in mondays if first <= day <= last]
@@ -177,7 +196,7 @@ def typical_mondays(start: date, end: date) -> list[date]:
 
 
 def achieved(directory: Path, start: date, end: date) -> Figures:
-    """Measures the raw files below ``directory``; a figure without any observation reads "–"."""
+    """Measures the raw files below ``directory``; a figure without any observation reads "-"."""
     mondays = typical_mondays(start, end)
     place = str(directory).replace("'", "''")
     with duckdb.connect() as connection:
@@ -191,12 +210,16 @@ def achieved(directory: Path, start: date, end: date) -> Figures:
 
         def number(value: float | None, digits: int = 1, percent: bool = False) -> str:
             if value is None:
-                return "–"
+                return NOTHING
             return f"{100 * value:.{digits}f} %" if percent else f"{value:.{digits}f}"
 
         def by_segment(expression: str, digits: int, percent: bool = False) -> str:
-            parts = [one(f"select {expression} from snapshot where segment = '{name}'")[0] for name in _SEGMENTS]
-            text = " / ".join("–" if v is None else f"{v * (100 if percent else 1):.{digits}f}" for v in parts)
+            parts = [
+                one(f"select {expression} from snapshot where segment = '{name}'")[0] for name in _SEGMENTS
+            ]
+            text = " / ".join(
+                NOTHING if v is None else f"{v * (100 if percent else 1):.{digits}f}" for v in parts
+            )
             return text + (" %" if percent else "")
 
         values: dict[str, str] = {}
@@ -215,7 +238,9 @@ def achieved(directory: Path, start: date, end: date) -> Figures:
             ("r consistency, average rating", "corr(consistency, rating)", 2, False),
         ):
             values[name] = number(one(f"select {expression} from snapshot")[0], digits, percent)
-        values["first-session success"] = number(one("select avg(success::int) from first_lesson")[0], 1, True)
+        values["first-session success"] = number(
+            one("select avg(success::int) from first_lesson")[0], 1, True
+        )
         churn = [
             one(f"select avg(churn30) from snapshot where {condition}")[0]
             for condition in ("calls14 = 0", "calls14 = 1", "calls14 >= 2")
@@ -254,7 +279,8 @@ def _auc(one: object, score: str, label: str, where: str) -> float | None:
     """Area under the ROC curve by ranks (ties share their mean rank)."""
     return one(f"""
         with ranked as (
-            select {label} as y, rank() over (order by {score}) + (count(*) over (partition by {score}) - 1) / 2.0 as r
+            select {label} as y,
+                rank() over (order by {score}) + (count(*) over (partition by {score}) - 1) / 2.0 as r
             from snapshot where {where} and {score} is not null)
         select (sum(r) filter (y = 1) - sum(y) * (sum(y) + 1) / 2.0) / nullif(sum(y) * (count(*) - sum(y)), 0)
         from ranked""")[0]  # type: ignore[operator]
@@ -270,10 +296,12 @@ def print_report(directory: Path, start: date, end: date, rows: dict[str, int]) 
         counts.add_row(table, f"{count:,}")
     console.print(counts)
     figures = achieved(directory, start, end)
-    shown = Table(title="Achieved beside reference, mean of the Mondays " + ", ".join(map(str, figures.mondays)))
+    shown = Table(
+        title="Achieved beside reference, mean of the Mondays " + ", ".join(map(str, figures.mondays))
+    )
     shown.add_column("figure")
     shown.add_column("achieved", justify="right")
     shown.add_column("reference", justify="right")
     for name, reference in REFERENCE.items():
-        shown.add_row(name, figures.values.get(name, "–"), reference)
+        shown.add_row(name, figures.values.get(name, NOTHING), reference)
     console.print(shown)

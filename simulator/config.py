@@ -18,11 +18,28 @@ NULL_TIME = -(2**63)
 """Null timestamp in microsecond arrays: the bit pattern of NumPy's NaT."""
 NULL_INTEGER = -(2**31)
 
-SUBJECTS = (
-    "algebra_1 algebra_2 geometry precalculus ap_calculus ap_physics ap_chemistry ap_biology spanish french english "
-    "history sat_prep act_prep ap_statistics computer_science economics psychology elementary_math "
-    "middle_school_science"
-).split()
+SUBJECTS = [
+    "algebra_1",
+    "algebra_2",
+    "geometry",
+    "precalculus",
+    "ap_calculus",
+    "ap_physics",
+    "ap_chemistry",
+    "ap_biology",
+    "spanish",
+    "french",
+    "english",
+    "history",
+    "sat_prep",
+    "act_prep",
+    "ap_statistics",
+    "computer_science",
+    "economics",
+    "psychology",
+    "elementary_math",
+    "middle_school_science",
+]
 TIERS = ["budget", "standard", "premium"]
 CHANNELS = ["organic", "paid_google", "paid_facebook", "referral"]
 GRADES = ["elementary", "middle_school", "high_school", "college"]
@@ -44,33 +61,37 @@ class Marketplace:
     minimum_tutors: int = 20
     opening_share: float = 0.20  # customers moved over from an earlier system in the opening weeks
     opening_days: int = 21
-    weekly_growth: float = 0.006  # a young marketplace: about 1.5 times the signups after two years
+    weekly_growth: float = 0.007  # a young marketplace: about 1.5 times the signups after two years
     channel_share: tuple[float, ...] = (0.38, 0.27, 0.17, 0.18)
     grade_share: tuple[float, ...] = (0.17, 0.28, 0.42, 0.13)
     tier_share: tuple[float, ...] = (0.34, 0.46, 0.20)
     missing_profile_share: float = 0.004  # a null tier, channel or grade is allowed by the contract
-    lessons_a_week: tuple[float, ...] = (0.0, 0.06, 0.38, 0.56)  # wished for when all goes well: 1 to 4
+    lessons_a_week: tuple[float, ...] = (0.0, 0.03, 0.32, 0.65)  # wished for when all goes well: 1 to 4
     never_books_share: float = 0.05
     price: tuple[float, ...] = (32.0, 48.0, 75.0)  # dollars a lesson by tier
-    fragility_spread: float = 0.45  # people differ in how fast they leave for reasons that nobody sees
+    fragility_spread: float = 0.35  # people differ in how fast they leave for reasons that nobody sees
 
 
 @dataclass(frozen=True)
 class Attendance:
-    """What a customer in each latent state (thriving, healthy, at risk, lapsed) does in an ordinary school week."""
+    """What a customer in each latent state (thriving, healthy, at risk, lapsed) does in an ordinary school
+    week.
+    """
 
-    books_slot: tuple[float, ...] = (0.97, 0.96, 0.38, 0.0)
-    customer_cancels: tuple[float, ...] = (0.035, 0.085, 0.30, 0.72)
-    no_show: tuple[float, ...] = (0.008, 0.025, 0.18, 0.22)
-    extra_lesson: float = 0.30  # a week: healthy customers who would like four lessons take a second one now and then
+    books_slot: tuple[float, ...] = (0.98, 0.96, 0.42, 0.0)
+    customer_cancels: tuple[float, ...] = (0.03, 0.085, 0.29, 0.72)
+    no_show: tuple[float, ...] = (0.008, 0.025, 0.17, 0.22)
+    extra_lesson: float = (
+        0.22  # a week: healthy customers who would like four lessons take a second one now and then
+    )
     books_first: float = 0.70  # a week, who has had no lesson yet
-    substitute_tutor: tuple[float, ...] = (0.02, 0.16, 0.45, 0.45)
+    substitute_tutor: tuple[float, ...] = (0.015, 0.17, 0.5, 0.5)
     extra_logins: tuple[float, ...] = (1.5, 1.0, 0.45, 0.10)
     messages: tuple[float, ...] = (1.1, 0.7, 0.30, 0.05)
     tutor_unreliability: float = 0.022
     rates_lesson: float = 0.55
-    typical_score: float = 4.36  # stars before rounding for an average tutor and match
-    app_fades_weeks: float = 1.5  # how fast those who left stop looking in
+    typical_score: float = 4.28  # stars before rounding for an average tutor and match
+    app_fades_weeks: float = 1.2  # how fast those who left stop looking in
     rates_first_lesson: float = 0.92  # the product insists after a first lesson
     corrected_outcome: float = 0.003
 
@@ -79,18 +100,18 @@ class Attendance:
 class Moves:
     """Weekly hazards of the latent state, before causes act on them."""
 
-    thriving_to_healthy: float = 0.035
-    thriving_to_at_risk: float = 0.007
+    thriving_to_healthy: float = 0.026
+    thriving_to_at_risk: float = 0.004
     thriving_to_lapsed: float = 0.001
-    healthy_to_thriving: float = 0.045
-    healthy_to_at_risk: float = 0.032
-    healthy_to_lapsed: float = 0.003
+    healthy_to_thriving: float = 0.020
+    healthy_to_at_risk: float = 0.025
+    healthy_to_lapsed: float = 0.002
     at_risk_to_thriving: float = 0.010
-    at_risk_to_healthy: float = 0.065
-    at_risk_to_lapsed: float = 0.02
+    at_risk_to_healthy: float = 0.070
+    at_risk_to_lapsed: float = 0.024
     lapsed_to_healthy: float = 0.05
     return_fades_weeks: float = 6.0
-    goal_reached: float = 0.06
+    goal_reached: float = 0.030
     exam_over: float = 0.05
     # trouble: what each bad event adds to it
     trouble_bad_lesson: float = 0.35
@@ -121,9 +142,9 @@ class Money:
 class Support:
     """Inbound calls a week by cause."""
 
-    base: tuple[float, ...] = (0.006, 0.28, 0.80, 0.0)
-    lapsed_first_weeks: float = 0.90  # cancelling, asking for money back
-    leaving_half_life_weeks: float = 0.9
+    base: tuple[float, ...] = (0.006, 0.18, 0.95, 0.0)
+    lapsed_first_weeks: float = 1.0  # cancelling, asking for money back
+    leaving_half_life_weeks: float = 1.0
     after_failed_payment: float = 0.45
     after_tutor_cancels: float = 0.25
     after_bad_lesson: float = 0.25

@@ -35,7 +35,9 @@ def daytime(rng: np.random.Generator, first: np.ndarray, span_days: np.ndarray |
 
 
 def send_app_events(week: Week, who: np.ndarray, moments: np.ndarray, kinds: np.ndarray) -> Batch:
-    """Delivers app events of customers ``who`` (equal ones adjacent) and returns the first few for the reconciliation."""
+    """Delivers app events of customers ``who`` (equal ones adjacent) and returns the first few for the
+    reconciliation.
+    """
     people = week.customers
     sequence = people.event_sequence[who] + rank_within(who)
     people.event_sequence[who] = sequence + 1
@@ -59,7 +61,9 @@ def get_acquainted(week: Week, who: np.ndarray) -> None:
     people.eagerness[who] = np.minimum(messages, 5)
     repeated = np.repeat(who, messages + logins)
     kinds = (rank_within(repeated) < np.repeat(messages, messages + logins)).astype(np.int8)
-    wait = (np.exp(np.log(14) + 0.9 * rng.standard_normal(len(repeated))).clip(0.05, 100) * HOUR).astype(np.int64)
+    wait = (np.exp(np.log(14) + 0.9 * rng.standard_normal(len(repeated))).clip(0.05, 100) * HOUR).astype(
+        np.int64
+    )
     wait = np.where(kinds == LOGIN, np.where(rank_within(repeated) == 0, MINUTE, wait), wait)
     send_app_events(week, repeated, people.signed_up_at[repeated] + wait, kinds)
 
@@ -70,7 +74,9 @@ def use_the_app(week: Week, who: np.ndarray, lessons: Batch | None) -> Batch | N
     attendance = week.config.attendance
     state = people.state[who]
     lively = np.where(
-        state == LAPSED, np.exp(-people.weeks_lapsed[who] / attendance.app_fades_weeks), np.exp(-0.25 * np.minimum(people.trouble[who], 2.5))
+        state == LAPSED,
+        np.exp(-people.weeks_lapsed[who] / attendance.app_fades_weeks),
+        np.exp(-0.25 * np.minimum(people.trouble[who], 2.5)),
     )
     lively = np.where(people.paused_until[who] > week.number, 0.15, lively)
     parts = []
@@ -106,7 +112,9 @@ def call(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
     rates[:, BILLING] += support.after_failed_payment * np.minimum(effects.failed_payments[local], 3)
     rates[:, SCHEDULING] += support.after_tutor_cancels * effects.let_down[local]
     rates[:, SCHEDULING] += support.after_no_slot * effects.no_slot[local]
-    rates[:, TUTOR_QUALITY] += support.after_bad_lesson * (effects.bad[local] + 2 * effects.first_failed[local])
+    rates[:, TUTOR_QUALITY] += support.after_bad_lesson * (
+        effects.bad[local] + 2 * effects.first_failed[local]
+    )
     rates *= np.where(people.paused_until[who] > week.number, 0.3, 1.0)[:, None]
     total = rates.sum(axis=1)
     inbound = np.minimum(rng.poisson(total), 4)
@@ -133,7 +141,9 @@ def call(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
         "customer_id": caller.astype(np.int64) + 1,
         "called_at": called_at,
         "direction": direction,
-        "duration_seconds": np.exp(np.log(260) + 0.7 * rng.standard_normal(n)).clip(10, 5400).astype(np.int64),
+        "duration_seconds": np.exp(np.log(260) + 0.7 * rng.standard_normal(n))
+        .clip(10, 5400)
+        .astype(np.int64),
         "reason": reason.astype(np.int8),
         "sentiment_score": sentiment,
         "escalated": escalated,

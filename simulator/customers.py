@@ -1,4 +1,6 @@
-"""Customers: who signs up when, what they bring along, and the latent state that each carries from week to week."""
+"""Customers: who signs up when, what they bring along, and the latent state that each carries from week to
+week.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MAXIMUM_SLOTS = 4
 
 @dataclass
 class Customers:
-    """One array element a customer, ordered by signup. Times are microseconds since 1970, weeks are run weeks."""
+    """One array element a customer, ordered by signup. Times are microseconds since 1970, weeks are run
+    weeks.
+    """
 
     signed_up_at: np.ndarray
     tier: np.ndarray
@@ -56,11 +60,12 @@ class Customers:
 
     @property
     def count(self) -> int:
+        """Number of customers."""
         return len(self.signed_up_at)
 
 
 def _signup_times(config: Config) -> np.ndarray:
-    """Signup moments before the end, ascending: ``config.customers`` of them in each ``signup_days`` or so."""
+    """Signup moments before the end, ascending: ``config.customers`` of them in the first ``signup_days``."""
     market = config.marketplace
     horizon = max(config.signup_days, (config.end - config.start).days + 8)
     days = np.arange(horizon)
@@ -77,16 +82,18 @@ def _signup_times(config: Config) -> np.ndarray:
     )[:expected]
     position = (np.arange(expected) + jitter) / config.customers
     position = position[position < cumulative[-1]]
-    moment = microseconds(config.start) + (np.interp(position, cumulative, np.arange(horizon + 1)) * DAY).astype(
-        np.int64
-    )
+    moment = microseconds(config.start) + (
+        np.interp(position, cumulative, np.arange(horizon + 1)) * DAY
+    ).astype(np.int64)
     moment = moment // 1_000_000 * 1_000_000
     # whole weeks are simulated: a later end must find the same people in the last one
     return moment[moment < microseconds(config.end) + WEEK]
 
 
 def _static_chunk(config: Config, chunk: int) -> dict[str, np.ndarray]:
-    """What the customers of one chunk bring along; always drawn whole, so that it depends on seed and chunk alone."""
+    """What the customers of one chunk bring along; always drawn whole, so that it depends on seed and chunk
+    alone.
+    """
     market = config.marketplace
     n = config.chunk_customers
     rng = generator(config.seed, STATIC, chunk)
@@ -101,14 +108,24 @@ def _static_chunk(config: Config, chunk: int) -> dict[str, np.ndarray]:
             ("elementary_math", "english", "spanish"),
             ("algebra_1", "geometry", "middle_school_science", "english", "history", "spanish", "french"),
             tuple(set(SUBJECTS) - {"elementary_math", "middle_school_science"}),
-            ("precalculus", "economics", "psychology", "computer_science", "english", "ap_statistics", "french"),
+            (
+                "precalculus",
+                "economics",
+                "psychology",
+                "computer_science",
+                "english",
+                "ap_statistics",
+                "french",
+            ),
         )
     ):
         for name in wanted:
             fits[level, names[name]] = 1.0
     weight = fits * SUBJECT_DEMAND
     edges = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    subject = np.minimum((rng.random(n)[:, None] > edges[grade]).sum(axis=1), len(SUBJECTS) - 1).astype(np.int8)
+    subject = np.minimum((rng.random(n)[:, None] > edges[grade]).sum(axis=1), len(SUBJECTS) - 1).astype(
+        np.int8
+    )
     wished = pick(rng, market.lessons_a_week, n) + 1
     base_day = rng.integers(0, 7, n)
     slot_day = (base_day[:, None] + np.array([0, 3, 1, 5])) % 7
@@ -135,7 +152,9 @@ def _static_chunk(config: Config, chunk: int) -> dict[str, np.ndarray]:
 
 
 def enrol(config: Config) -> Customers:
-    """All customers who sign up before one week after the end; nobody has settled in yet, so all start at risk."""
+    """All customers who sign up before one week after the end; nobody has settled in yet, so all start at
+    risk.
+    """
     signed_up_at = _signup_times(config)
     count = len(signed_up_at)
     size = config.chunk_customers

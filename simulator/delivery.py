@@ -86,7 +86,9 @@ def size(batch: Batch) -> int:
 
 @dataclass
 class Dispatcher:
-    """Decides ``loaded_at`` and hands rows to the writer. One a run; deterministic in the order of its calls."""
+    """Decides ``loaded_at`` and hands rows to the writer. One a run; deterministic in the order of its
+    calls.
+    """
 
     config: Config
     customers: Customers
@@ -103,8 +105,8 @@ class Dispatcher:
     ) -> np.ndarray:
         """When versions written at ``moment`` land (both int64 microseconds), each later than ``after``.
 
-        Nothing of a new day lands before the quiet hours of its night are over: what the nightly load of a midnight finds
-        happened before that midnight.
+        Nothing of a new day lands before the quiet hours of its night are over: what the nightly load of a
+        midnight finds happened before that midnight.
         """
         rules = self.config.delivery
         n = len(moment)
@@ -123,7 +125,9 @@ class Dispatcher:
         return loaded
 
     def send(self, rng: np.random.Generator, table: str, batch: Batch, breakable: bool = True) -> None:
-        """Delivers rows that carry their ``loaded_at``, repeats a few of them and adds a few that break the contract."""
+        """Delivers rows that carry their ``loaded_at``, repeats a few of them and adds a few that break the
+        contract.
+        """
         n = size(batch)
         if n == 0:
             return

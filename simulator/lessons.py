@@ -30,7 +30,7 @@ from simulator.delivery import Dispatcher, join, size, take
 from simulator.randomness import rank_within
 from simulator.school_calendar import exam_season, lessons_factor
 from simulator.tutors import Tutors
-from simulator.writer import Batch, TABLES
+from simulator.writer import TABLES, Batch
 
 SESSION_COLUMNS = [column.name for column in TABLES["raw_sessions"]]
 CHANNEL_FIT = np.array([0.25, -0.2, -0.8, 0.8, 0.0])  # last: unknown channel
@@ -78,9 +78,11 @@ class Effects:
 def book(
     week: Week, who: np.ndarray, scheduled_at: np.ndarray, booked_at: np.ndarray, tutor: np.ndarray
 ) -> Batch:
-    """Books lessons for customers ``who`` (indices, equal ones adjacent): delivers bookings and confirmations.
+    """Books lessons for customers ``who`` (indices, equal ones adjacent): delivers bookings and
+    confirmations.
 
-    Returns the open lessons: the table's columns, ``who``, ``own`` (the regular tutor) and ``response_hours``.
+    Returns the open lessons: the table's columns, ``who``, ``own`` (the regular tutor) and
+    ``response_hours``.
     """
     rng, people = week.rng, week.customers
     n = len(who)
@@ -127,14 +129,16 @@ def send(week: Week, lessons: Batch) -> None:
 
 
 def book_first(week: Week, who: np.ndarray) -> Batch:
-    """First lessons of customers who signed up this week: the platform finds a slot within two weeks or so."""
+    """First lessons of customers who signed up this week: the platform finds a slot within two weeks."""
     rng, people = week.rng, week.customers
     n = len(who)
-    booked = people.signed_up_at[who] + (np.exp(np.log(20) + rng.standard_normal(n)).clip(0.2, 120) * HOUR).astype(
-        np.int64
-    )
+    booked = people.signed_up_at[who] + (
+        np.exp(np.log(20) + rng.standard_normal(n)).clip(0.2, 120) * HOUR
+    ).astype(np.int64)
     wait = 1.5 + rng.gamma(2.2, 2.4, n).clip(0, 12)
-    wait = wait + 5 * (rng.random(n) < week.scarcity[people.subject[who]])  # no slot in the subject: wait longer
+    wait = wait + 5 * (
+        rng.random(n) < week.scarcity[people.subject[who]]
+    )  # no slot in the subject: wait longer
     scheduled = (booked + (wait * DAY).astype(np.int64)) // DAY * DAY + people.slot_time[who, 0]
     people.busy_until[who] = (scheduled - week.starts) // WEEK + week.number
     return book(week, who, scheduled, booked, people.tutor[who])
@@ -163,10 +167,12 @@ def book_recurring(week: Week, who: np.ndarray, effects: Effects) -> Batch | Non
         [slots_wanted(wished, THRIVING), slots_wanted(wished, HEALTHY), slots_wanted(wished, AT_RISK)],
         0,
     )
-    extra = np.where((state == HEALTHY) & (wished >= 4), attendance.extra_lesson, 0.0) + 0.15 * more
+    extra = np.where((state == HEALTHY) & (wished >= 3), attendance.extra_lesson, 0.0) + 0.15 * more
     slots = slots + ((rng.random(len(who)) < extra) & (slots > 0) & (slots < people.slot_day.shape[1]))
     chance = np.array(attendance.books_slot)[state] * min(factor, 1.0)
-    chance = np.where(people.waiting_for_first[who] & (state == AT_RISK), attendance.books_first * min(factor, 1.0), chance)
+    chance = np.where(
+        people.waiting_for_first[who] & (state == AT_RISK), attendance.books_first * min(factor, 1.0), chance
+    )
     for slot in range(people.slot_day.shape[1]):
         books = open_for & (slot < slots) & (rng.random(len(who)) < chance)
         chosen_who.append(who[books])
@@ -178,7 +184,10 @@ def book_recurring(week: Week, who: np.ndarray, effects: Effects) -> Batch | Non
     order = np.argsort(booking, kind="stable")
     booking, slot = booking[order], slot[order]
     scheduled = (
-        week.starts + WEEK + people.slot_day[booking, slot].astype(np.int64) * DAY + people.slot_time[booking, slot]
+        week.starts
+        + WEEK
+        + people.slot_day[booking, slot].astype(np.int64) * DAY
+        + people.slot_time[booking, slot]
     )
     n = len(booking)
     regular = people.state[booking] <= HEALTHY
@@ -187,7 +196,13 @@ def book_recurring(week: Week, who: np.ndarray, effects: Effects) -> Batch | Non
         7 * DAY - ((0.04 + 1.2 * rng.random(n)) * DAY).astype(np.int64),
         ((0.6 + 3.4 * rng.random(n)) * DAY).astype(np.int64),
     )
-    booked = np.maximum(scheduled - ahead, week.starts + HOUR)
+    # nobody books before signing up, and newcomers decide on a second lesson after the first
+    earliest = np.maximum(people.signed_up_at[booking] + HOUR, week.starts + HOUR)
+    newcomer = people.lessons_done[booking] == 1
+    earliest = np.where(
+        newcomer, np.maximum(earliest, people.last_completed_at[booking] + HOUR // 3), earliest
+    )
+    booked = np.minimum(np.maximum(scheduled - ahead, earliest), scheduled - 2 * HOUR)
     substitute = rng.random(n) < np.array(attendance.substitute_tutor)[people.state[booking]]
     tutor = people.tutor[booking].copy()
     if substitute.any():
@@ -223,9 +238,13 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
     away = people.paused_until[who] > week.number
     cancels = np.where(away, 0.92, cancels)
     misses = np.where(away, 0.03, misses)
-    tutor_cancels = week.tutors.unreliability[tutor] + np.where(lessons["confirmed_at"] == NULL_TIME, 0.12, 0.0)
+    tutor_cancels = week.tutors.unreliability[tutor] + np.where(
+        lessons["confirmed_at"] == NULL_TIME, 0.12, 0.0
+    )
     draw = rng.random(n)
-    edges = np.cumsum(np.stack([tutor_cancels.clip(0, 0.3) * (1 - cancels - misses), cancels, misses]), axis=0)
+    edges = np.cumsum(
+        np.stack([tutor_cancels.clip(0, 0.3) * (1 - cancels - misses), cancels, misses]), axis=0
+    )
     status = np.select(
         [draw < edges[0], draw < edges[1], draw < edges[2]],
         [CANCELLED_BY_TUTOR, CANCELLED_BY_CUSTOMER, NO_SHOW],
@@ -236,10 +255,15 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
     scheduled = lessons["scheduled_at"]
     known = np.where(lessons["confirmed_at"] == NULL_TIME, lessons["booked_at"], lessons["confirmed_at"])
     cancelled_at = scheduled - ((0.5 + 47 * rng.random(n) ** 2) * HOUR).astype(np.int64)
-    cancelled_at = np.minimum(np.maximum(np.maximum(cancelled_at, known + 10 * MINUTE), week.starts), scheduled)
+    cancelled_at = np.minimum(
+        np.maximum(np.maximum(cancelled_at, known + 10 * MINUTE), week.starts), scheduled
+    )
     resolved = np.select(
         [done, status == NO_SHOW],
-        [scheduled + (minutes + rng.integers(0, 10, n)) * MINUTE, scheduled + (15 + rng.integers(0, 15, n)) * MINUTE],
+        [
+            scheduled + (minutes + rng.integers(0, 10, n)) * MINUTE,
+            scheduled + (15 + rng.integers(0, 15, n)) * MINUTE,
+        ],
         cancelled_at,
     ).astype(np.int64)
 
@@ -264,7 +288,9 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
     )
     satisfied_rate = np.where(first, attendance.rates_first_lesson, attendance.rates_lesson)
     rates = done & (rng.random(n) < satisfied_rate)
-    rated_at = resolved + (np.exp(np.log(5.0) + 1.1 * rng.standard_normal(n)).clip(0.1, 150) * HOUR).astype(np.int64)
+    rated_at = resolved + (np.exp(np.log(5.0) + 1.1 * rng.standard_normal(n)).clip(0.1, 150) * HOUR).astype(
+        np.int64
+    )
 
     lessons["status"] = status
     lessons["resolved_at"] = resolved
@@ -288,7 +314,9 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
         corrected["updated_at"] = corrected["resolved_at"] + (
             (1.5 + 7 * rng.random(size(corrected))) * DAY
         ).astype(np.int64)
-        corrected["loaded_at"] = week.dispatcher.loaded_at(rng, corrected["updated_at"], corrected["loaded_at"])
+        corrected["loaded_at"] = week.dispatcher.loaded_at(
+            rng, corrected["updated_at"], corrected["loaded_at"]
+        )
         send(week, corrected)
 
     _feel(week, who, local, lessons, stars, first & done, effects)
@@ -296,17 +324,20 @@ def resolve(week: Week, lessons: Batch, effects: Effects) -> Batch:
     return {name: lessons[name][final].copy() for name in SESSION_COLUMNS}
 
 
-def first_success_chance(week: Week, who: np.ndarray, tutor: np.ndarray, response_hours: np.ndarray) -> np.ndarray:
+def first_success_chance(
+    week: Week, who: np.ndarray, tutor: np.ndarray, response_hours: np.ndarray
+) -> np.ndarray:
     """Probability that a first lesson pleases, from causes that can be seen before it.
 
-    The tutor's quality, how long the tutor took to answer, how much the family wrote and prepared, grade and channel.
+    The tutor's quality, how long the tutor took to answer, how much the family wrote and prepared, grade
+    and channel.
     """
     people = week.customers
     logit = (
-        1.30
+        1.42
         + 1.15 * week.tutors.quality[tutor]
-        - 1.10 * np.log(np.clip(response_hours, 0.3, 30) / 4.0)
-        + 0.75 * (people.eagerness[who] - 2.0)
+        - 1.35 * np.log(np.clip(response_hours, 0.3, 30) / 4.0)
+        + 0.90 * (people.eagerness[who] - 2.0)
         + CHANNEL_FIT[people.channel[who]]
         + GRADE_FIT[people.grade[who]]
     )
@@ -353,5 +384,3 @@ def split_due(open_lessons: list[Batch], before: int) -> tuple[Batch | None, lis
     now = take(everything, due)
     order = np.lexsort((now["scheduled_at"], now["who"]))
     return (take(now, order) if len(order) else None), ([rest] if size(rest) else [])
-
-

@@ -1,4 +1,6 @@
-"""Card payments: a charge every second week, retries when it fails, refunds when a tutor lets a family down."""
+"""Card payments: a charge every second week, retries when it fails, refunds when a tutor lets a family
+down.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,10 @@ def _attempts(
     }
     final = {name: values.copy() for name, values in pending.items()}
     final["status"] = status.astype(np.int8)
-    final["updated_at"] = attempted_at + (np.exp(np.log(30) + 1.0 * rng.standard_normal(n)).clip(1, 480)).astype(
-        np.int64
-    ) * MINUTE
+    final["updated_at"] = (
+        attempted_at
+        + (np.exp(np.log(30) + 1.0 * rng.standard_normal(n)).clip(1, 480)).astype(np.int64) * MINUTE
+    )
     first_seen = rng.random(n) < 0.7  # the others are settled before the feed picks them up
     after = np.where(first_seen, pending["loaded_at"], 0)
     final["loaded_at"] = week.dispatcher.loaded_at(rng, final["updated_at"], after)
@@ -84,8 +87,13 @@ def bill(week: Week, who: np.ndarray, effects: Effects) -> Batch | None:
     price = np.rint(np.array([*week.config.marketplace.price, 45.0]) * 100).astype(np.int64)[tier]
     cents = lessons * price
     fails = np.where(payer_broken, money.failure_broken_card, money.failure_good_card)
-    fails = np.where(payer_state == LAPSED, np.maximum(fails, money.failure_after_leaving), fails)  # cards are removed on leaving
+    fails = np.where(
+        payer_state == LAPSED, np.maximum(fails, money.failure_after_leaving), fails
+    )  # cards are removed on leaving
     attempted = daytime(rng, week.starts + (payer % 5) * DAY, 1.0)
+    newcomer = people.lessons_done[payer] <= 2  # the first charge follows the first lesson
+    after_lesson = people.last_completed_at[payer] + 2 * MINUTE
+    attempted = np.where(newcomer, np.maximum(attempted, after_lesson), attempted)
     rows = []
     open_ = np.ones(len(payer), dtype=bool)
     for retry in range(3):

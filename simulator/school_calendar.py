@@ -60,7 +60,9 @@ def back_to_school(year: int) -> date:
 
 
 def exams_just_over(monday: date) -> tuple[frozenset[int], float]:
-    """Subjects whose exam lies in the three weeks before ``monday``, and how many of their customers had it as goal."""
+    """Subjects whose exam lies in the three weeks before ``monday``, and how many of their customers had it
+    as goal.
+    """
     day = monday + timedelta(days=3)
     over: set[int] = set()
     if date(day.year, 5, 15) <= day <= date(day.year, 6, 7):

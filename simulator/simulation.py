@@ -1,4 +1,6 @@
-"""The weekly loop: every chunk of customers lives through a week, and the rows of that week stream to the writer."""
+"""The weekly loop: every chunk of customers lives through a week, and the rows of that week stream to the
+writer.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ def simulate(
 ) -> dict[str, int]:
     """Writes all tables and the truth below ``directory``; returns rows by table.
 
-    ``progress`` is called with a short text after each of ``weeks_of(config)`` weeks. Raises FileExistsError when the
-    directory is not empty and ``overwrite`` is off.
+    ``progress`` is called with a short text after each of ``weeks_of(config)`` weeks. Raises
+    FileExistsError when the directory is not empty and ``overwrite`` is off.
     """
     with DatasetWriter(directory, overwrite) as writer:
         run = Simulation(config, writer)
@@ -183,7 +185,7 @@ class Simulation:
         people.state[present] = state
         people.weeks_lapsed[present] = np.where(state == LAPSED, people.weeks_lapsed[present] + 1, 0)
         returned = present[(outlook.state == LAPSED) & (state != LAPSED)]
-        people.lessons_done[returned] = 1  # a new goal
+        people.lessons_done[returned] = np.minimum(people.lessons_done[returned], 1)  # a new goal
         people.trouble[returned] = 0
         people.gone[present] = people.weeks_lapsed[present] > config.moves.gone_after_weeks
         summer_pause(config, rng, people, present, week.monday, week.number)
@@ -230,7 +232,9 @@ class Simulation:
         )
 
     def _welcome(self, week: Week, new: np.ndarray) -> Batch:
-        """Signs up the customers ``new``: a profile, a tutor, a first lesson (most of them) and some curiosity."""
+        """Signs up the customers ``new``: a profile, a tutor, a first lesson (most of them) and some
+        curiosity.
+        """
         people, rng = self.customers, week.rng
         self._send_profiles(rng, new, None)
         people.tutor[new] = self.tutors.choose(rng, people.subject[new], week.starts)
@@ -268,7 +272,7 @@ class Simulation:
         if known == 0:
             return
         for night in range(7):
-            count = 2 + int(known * self.config.delivery.audit_share)
+            count = 4 + int(known * self.config.delivery.audit_share)
             who = np.unique(rng.integers(0, known, count * 3))
             rng.shuffle(who)
             who = who[people.profile_updated_at[who] < starts - 10 * DAY][:count]
@@ -289,7 +293,7 @@ class Simulation:
                 continue
             rows = queue[0][1]
             nights = take(rows, np.arange(7) % size(rows))
-            nights["loaded_at"] = starts + np.arange(7) * DAY + 4 * HOUR + rng.integers(0, 3600, 7) * 1_000_000
+            nights["loaded_at"] = (
+                starts + np.arange(7) * DAY + 4 * HOUR + rng.integers(0, 3600, 7) * 1_000_000
+            )
             self.dispatcher.send(rng, table, nights, breakable=False)
-
-

@@ -1,4 +1,6 @@
-"""What the tutor system delivers every night: its roster and the hours that are still free, by subject and week."""
+"""What the tutor system delivers every night: its roster and the hours that are still free, by subject and
+week.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ def deliver_supply(
 ) -> None:
     """Delivers the roster and the availability of one week, night by night.
 
-    Every night a seventh of the tutors (at least one) is sent again around 02:00, so a week refreshes all, and with it what
-    this seventh still has free in the current and the next week. ``booked_hours`` is by tutor, of the current week.
+    Every night a seventh of the tutors (at least one) is sent again around 02:00, so a week refreshes all,
+    and with it what this seventh still has free in the current and the next week. ``booked_hours`` is by
+    tutor, of the current week.
     """
     rng = generator(config.seed, WEEK_OF_MARKET, week)
     mood = 0.85 + 0.3 * rng.random(tutors.count)  # not every week is the same for a tutor
@@ -56,7 +59,11 @@ def deliver_supply(
         who = sent[row]
         parts = []
         for ahead, filled in ((0, 0.75 + 0.25 * night / 6), (1, 0.25 + 0.55 * night / 6)):
-            free = per_subject[who] * mood[who] * np.maximum(0.0, 1 - np.minimum(share_booked[who], 1.0) * filled)
+            free = (
+                per_subject[who]
+                * mood[who]
+                * np.maximum(0.0, 1 - np.minimum(share_booked[who], 1.0) * filled)
+            )
             parts.append(
                 {
                     "tutor_id": who + 1,

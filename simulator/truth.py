@@ -1,11 +1,12 @@
 """The true churn risks: what nobody who only sees the tables can know, kept beside them for the evaluation.
 
-The behaviour is a Markov chain over the latent state and the number of weeks in a row without a completed lesson. With regular
-weekly slots a gap of more than 30 days is four or more missed weeks. For a Monday D the chain is run forward to
-D + 14 and D + 30 days (30 days lie between four and five weeks: both are computed and weighted 5 to 2), and backward
-for the chance that the gap at that moment grows to four weeks. Hazards, trouble, calendar, pauses and what is already booked
-for the first week are the true ones; trouble of later weeks decays towards its mean. That replaces later random causes
-(a card that will break) by their average, the one approximation made here.
+The behaviour is a Markov chain over the latent state and the number of weeks in a row without a completed
+lesson. With regular weekly slots a gap of more than 30 days is four or more missed weeks. For a Monday D
+the chain is run forward to D + 14 and D + 30 days (30 days lie between four and five weeks: both are
+computed and weighted 5 to 2), and backward for the chance that the gap at that moment grows to four weeks.
+Hazards, trouble, calendar, pauses and what is already booked for the first week are the true ones; trouble
+of later weeks decays towards its mean. That replaces later random causes (a card that will break) by their
+average, the one approximation made here.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def true_risks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weekly lapse hazard, 14-day and 30-day churn risk (each float64, n) at the Monday.
 
-    ``paused_weeks``: weeks for which the customer will surely be away; ``booked``: lessons already booked for the
-    first week; ``first_booked_week``: weeks until a booked first lesson (negative: none); ``attends`` (n, 4): probability by state that a booked lesson takes place.
+    ``paused_weeks``: weeks for which the customer will surely be away; ``booked``: lessons already booked
+    for the first week; ``first_booked_week``: weeks until a booked first lesson (negative: none);
+    ``attends`` (n, 4): probability by state that a booked lesson takes place.
     """
     n = len(outlook.state)
     rows = np.arange(n)
@@ -60,7 +62,9 @@ def true_risks(
     hazard = matrices[0][rows, outlook.state, LAPSED]
 
     def grows(first: int) -> np.ndarray:
-        """(n, 4, GAP_WEEKS + 1): chance that the next j weeks from week ``first`` are all missed, by state before them."""
+        """(n, 4, GAP_WEEKS + 1): chance that the next j weeks from week ``first`` are all missed, by state
+        before them.
+        """
         result = np.ones((n, 4, GAP_WEEKS + 1))
         for last in range(1, GAP_WEEKS + 1):
             chance = np.ones((n, 4))

@@ -9,15 +9,15 @@ import numpy as np
 from simulator.config import DAY, SUBJECTS, WEEK, Config, microseconds
 from simulator.randomness import TUTORS, generator
 
-SUBJECT_DEMAND = np.array(
-    [9, 8, 7, 6, 6, 4, 4, 3, 5, 2, 7, 4, 8, 4, 3, 4, 2, 2, 8, 4], dtype=float
-)
+SUBJECT_DEMAND = np.array([9, 8, 7, 6, 6, 4, 4, 3, 5, 2, 7, 4, 8, 4, 3, 4, 2, 2, 8, 4], dtype=float)
 """Relative demand by subject, in the order of SUBJECTS."""
 
 
 @dataclass
 class Tutors:
-    """Arrays by tutor. Quality is in standard deviations; hours are a week and over all of a tutor's subjects."""
+    """Arrays by tutor. Quality is in standard deviations; hours are a week and over all of a tutor's
+    subjects.
+    """
 
     joined_at: np.ndarray
     quality: np.ndarray
@@ -32,10 +32,13 @@ class Tutors:
 
     @property
     def count(self) -> int:
+        """Number of tutors."""
         return len(self.joined_at)
 
     def choose(self, rng: np.random.Generator, subject: np.ndarray, moment: int) -> np.ndarray:
-        """A tutor (int32) for each customer subject among those who had joined by ``moment`` (microseconds)."""
+        """A tutor (int32) for each customer subject among those who had joined by ``moment``
+        (microseconds).
+        """
         chosen = np.zeros(len(subject), dtype=np.int32)
         draw = rng.random(len(subject))
         for code in range(len(SUBJECTS)):
@@ -64,7 +67,7 @@ def hire(config: Config) -> Tutors:
     quality = rng.standard_normal(count)
     unreliability = rng.gamma(1.2, 1 / 1.2, count) * config.attendance.tutor_unreliability
     response = np.exp(np.log(4.0) - 0.25 * quality + 0.75 * rng.standard_normal(count)).clip(0.2, 40)
-    hours = 10 + rng.gamma(2.0, 9.0, count)
+    hours = 8 + rng.gamma(2.0, 6.5, count)
     teaches = np.zeros((count, len(SUBJECTS)), dtype=bool)
     share = SUBJECT_DEMAND / SUBJECT_DEMAND.sum()
     for _ in range(3):  # two or three subjects each
@@ -81,7 +84,9 @@ def hire(config: Config) -> Tutors:
 
 
 def offered_hours(tutors: Tutors, moment: int) -> np.ndarray:
-    """Hours a week offered by subject (float, one per subject) by tutors who joined before ``moment + one week``."""
+    """Hours a week offered by subject (float, one per subject) by tutors who joined before ``moment + one
+    week``.
+    """
     present = tutors.joined_at < moment + WEEK
     share = tutors.weekly_hours / tutors.teaches.sum(axis=1)
     return (tutors.teaches * (share * present)[:, None]).sum(axis=0)

@@ -1,4 +1,6 @@
-"""The raw tables as Parquet: exact types, one file a table and month of ``loaded_at``, a directory that is whole or absent."""
+"""The raw tables as Parquet: exact types, one file a table and month of ``loaded_at``, a directory that is
+whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from simulator.config import (
 ROWS_PER_GROUP = 250_000
 TIMESTAMP = pa.timestamp("us")
 Batch = dict[str, np.ndarray]
-"""Columns of coded rows: times int64 microseconds, categories codes (−1 is null), identifiers numbers (−1 is null)."""
+"""Columns of coded rows: times int64 microseconds, categories codes (-1 is null), identifiers numbers (-1
+is null).
+"""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
 
 
 def identifiers(prefix: str, width: int, numbers: np.ndarray) -> pa.Array:
-    """Numbers (int64, −1 for null) as text such as C0000012, without a Python loop."""
+    """Numbers (int64, -1 for null) as text such as C0000012, without a Python loop."""
     count, size = len(numbers), width + 1
     letters = np.empty((count, size), dtype=np.uint8)
     letters[:, 0] = ord(prefix)
@@ -164,7 +168,9 @@ def identifiers(prefix: str, width: int, numbers: np.ndarray) -> pa.Array:
 
 
 def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
-    """Coded values of one column as an Arrow array of the contract's type (categories stay dictionary encoded)."""
+    """Coded values of one column as an Arrow array of the contract's type (categories stay dictionary
+    encoded).
+    """
     if column.kind == "time":
         return pa.array(values, pa.int64(), mask=values == NULL_TIME).view(TIMESTAMP)
     if column.kind == "identifier":
@@ -178,7 +184,9 @@ def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
         return pa.array(values, pa.float64(), from_pandas=True)
     if column.kind == "boolean":
         return pa.array(values.astype(bool))
-    if column.kind == "money":  # whole cents: a 128-bit integer of two 64-bit words, the sign fills the upper one
+    if (
+        column.kind == "money"
+    ):  # whole cents: a 128-bit integer of two 64-bit words, the sign fills the upper one
         words = np.stack([values.astype(np.int64), values.astype(np.int64) >> 63], axis=1)
         return pa.Array.from_buffers(
             _ARROW["money"], len(values), [None, pa.py_buffer(np.ascontiguousarray(words))]
@@ -196,8 +204,9 @@ def month_of(moments: np.ndarray) -> np.ndarray:
 class DatasetWriter:
     """Streams coded batches into ``<directory>/<table>/<year-month>.parquet``; use it as a context manager.
 
-    Everything goes to ``<directory>.partial`` first and is renamed when the run is complete, so a run that was
-    killed never looks like a whole one. Raises FileExistsError when the directory holds files and ``overwrite`` is off.
+    Everything goes to ``<directory>.partial`` first and is renamed when the run is complete, so a run that
+    was killed never looks like a whole one. Raises FileExistsError when the directory holds files and
+    ``overwrite`` is off.
     """
 
     def __init__(self, directory: Path, overwrite: bool) -> None:
@@ -222,7 +231,9 @@ class DatasetWriter:
             self.close_before(10**9)
             for table, columns in self._columns.items():  # a table without rows still has its schema
                 if not any((self.partial / table).iterdir()):
-                    pq.write_table(arrow_schema(columns).empty_table(), self.partial / table / "empty.parquet")
+                    pq.write_table(
+                        arrow_schema(columns).empty_table(), self.partial / table / "empty.parquet"
+                    )
             if self.directory.exists():
                 shutil.rmtree(self.directory)
             self.partial.rename(self.directory)
@@ -244,7 +255,9 @@ class DatasetWriter:
                 self._flush(key)
 
     def close_before(self, month: int) -> None:
-        """Finishes the files of all months before ``month`` (months since 1970): no more rows may come for them."""
+        """Finishes the files of all months before ``month`` (months since 1970): no more rows may come for
+        them.
+        """
         for key in sorted(self._pending):
             if key[1] < month:
                 self._flush(key)

@@ -1,1 +1,4 @@
 """Data set → models → evaluation → registry. `python -m training` runs all of it."""
+
+# Before anything loads LightGBM: the package sets how its threads wait.
+import scoring  # noqa: F401

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pyarrow as pa
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from rich.text import Text
 
 from feature_repo.catalog import CatalogError, load_catalog
@@ -69,7 +69,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     store = open_store()
 
     def retrieve(entity_rows: pa.Table, service: str) -> pa.Table:
-        return historical_table(store, entity_rows.to_pandas(), service, catalog)
+        with warnings.catch_warnings():
+            # Feast turns deprecation warnings on, and ibis has some about DuckDB.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return historical_table(store, entity_rows.to_pandas(), service, catalog)
 
     try:
         warehouse = duckdb.connect(str(warehouse_path()), read_only=True)
@@ -99,7 +102,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
             categorical = [feature.name for feature in catalog.features if feature.categorical]
             outcome = train(warehouse, retrieve, categorical, settings, progress)
     release = outcome.release
-    output = Console(width=None if sys.stdout.isatty() else 140)
+    output = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables({name: model.held_out for name, model in release.models.items()}):
         output.print(table)
     output.print(decision_table(outcome.decisions))

@@ -1,6 +1,5 @@
 """Fitting one model: a pure function of its examples, specification and seed."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +58,7 @@ def learn(
 
     Early stopping watches the primary figure on the choose block's primary population; calibration uses the
     same rows. `categorical` names the features that are codes; LightGBM reads their -1 as missing, at
-    training and at scoring alike. Equal arguments give an equal model, whatever `threads` (default: all).
+    training and at scoring alike. Equal arguments give an equal model, whatever `threads` (default: OpenMP's, one a core).
     """
     fitting = examples.of(FIT)
     choosing = examples.of(CHOOSE)
@@ -71,7 +70,7 @@ def learn(
         **_PARAMETERS,
         **spec.lightgbm,
         "seed": seed,
-        "num_threads": threads or os.cpu_count() or 1,
+        "num_threads": threads or 0,  # 0: what OpenMP would take, so OMP_NUM_THREADS counts
     }
     codes = [name for name in examples.columns if name in set(categorical)]
     to_fit = lightgbm.Dataset(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from scoring.release import (
     Release,
     list_releases,
+    read_champion,
     release_dir,
     release_files,
     set_champion,
@@ -74,10 +75,12 @@ def open_store(tracking_uri: str, artifact_root: Path) -> "MlflowClient":
 
     Raises TrainingError when the store cannot be opened.
     """
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
+
+    # After the import, which configures these itself. What fails raises.
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def publish(
     run_id = run.info.run_id
     source = f"{run.info.artifact_uri}/{_RELEASE_FOLDER}"
     try:
-        _register_lost_releases(client, models_dir)
+        _agree_with_disk(client, models_dir)
         version = client.create_model_version(REGISTERED_MODEL, source=source, run_id=run_id)
         publication = describe(f"v{version.version}")
         _log(client, run_id, publication)
@@ -141,7 +144,7 @@ def _log(client: "MlflowClient", run_id: str, publication: Publication) -> None:
         client.log_text(run_id, text, f"{_RELEASE_FOLDER}/{name}")
 
 
-def _register_lost_releases(client: "MlflowClient", models_dir: Path) -> None:
+def _agree_with_disk(client: "MlflowClient", models_dir: Path) -> None:
     # A version number is never given twice, because predictions are kept by it. Where the store was deleted
     # and the releases were not, the store is told of them before it counts on.
     newest = max((version_number(version) for version in list_releases(models_dir)), default=0)
@@ -154,3 +157,8 @@ def _register_lost_releases(client: "MlflowClient", models_dir: Path) -> None:
         client.create_model_version(
             REGISTERED_MODEL, source=source, tags={"decision": "recovered from its release"}
         )
+    # What scoring reads is the truth: the alias may be lost, or be ahead of it by a training that died.
+    champion = read_champion(models_dir)
+    if champion is not None:
+        number = str(version_number(champion.model_version))
+        client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, number)

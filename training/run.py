@@ -48,7 +48,7 @@ class Settings:
     raw_dir: Path
     tracking_uri: str
     artifact_root: Path
-    threads: int | None = None  # of LightGBM; None: one a core
+    threads: int | None = None  # of LightGBM; None: OpenMP's default, one a core
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+{%- set months = 'cast(offsets.generated_number as integer) - 1' -%}
 with run as (
     select cast({{ dbt.date_trunc('month', 'as_of') }} as date) as running_month
     from {{ ref('int_as_of') }}
@@ -56,15 +57,12 @@ cohort_months as (
         cohorts.signup_month,
         cohorts.acquisition_channel,
         cohorts.customers,
-        cast(offsets.generated_number as integer) - 1 as months_since_signup,
-        cast({{ dbt.dateadd('month', 'cast(offsets.generated_number as integer) - 1', 'cohorts.signup_month') }} as date)
-            as activity_month
+        {{ months }} as months_since_signup,
+        cast({{ dbt.dateadd('month', months, 'cohorts.signup_month') }} as date) as activity_month
     from cohorts
     cross join offsets
     cross join run
-    where
-        {{ dbt.dateadd('month', 'cast(offsets.generated_number as integer) - 1', 'cohorts.signup_month') }}
-        < run.running_month
+    where {{ dbt.dateadd('month', months, 'cohorts.signup_month') }} < run.running_month
 ),
 
 active as (

@@ -11,12 +11,19 @@ with predictions as (
         mod({{ dbt.datediff("cast('1900-01-01' as date)", 'cast(feature_timestamp as date)', 'day') }}, 7) = 0
 ),
 
+scored_snapshots as (
+    select distinct
+        model_version,
+        feature_timestamp
+    from predictions
+),
+
 snapshots as (
     select
         model_version,
         feature_timestamp as to_snapshot,
         lag(feature_timestamp) over (partition by model_version order by feature_timestamp) as from_snapshot
-    from (select distinct model_version, feature_timestamp from predictions) as scored
+    from scored_snapshots
 ),
 
 -- Each prediction is one end of a move. Who enters or leaves the scope has one end only, and moves all the same.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).parent / "dbt"
@@ -53,8 +55,8 @@ def dbt_build(
 ) -> tuple[Warehouse, subprocess.CompletedProcess[str]]:
     """Run `dbt build` on a raw directory, everything that it writes below `work`.
 
-    Without a `warehouse` the file is a new one; with one, the build is incremental. Dates among the variables are
-    given to dbt as YYYY-MM-DD.
+    Without a `warehouse` the file is a new one; with one, the build is incremental. Dates among the
+    variables are given to dbt as YYYY-MM-DD.
     """
     work.mkdir(parents=True, exist_ok=True)
     path = warehouse or work / "warehouse.duckdb"
@@ -81,3 +83,25 @@ def dbt_build(
     if check and run.returncode != 0:
         raise AssertionError(f"dbt build failed on {raw}:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}")
     return Warehouse(path), run
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`made_once(name, make)`: a directory that `make(directory)` fills once, whichever xdist worker comes
+    first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def directory(name: str, make: Callable[[Path], None]) -> Path:
+        place, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                place.mkdir()  # a second attempt after a failure fails here, and says so
+                make(place)
+                done.touch()
+        return place
+
+    return directory

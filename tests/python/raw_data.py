@@ -1,7 +1,9 @@
-"""Small raw data sets for tests: a builder of contract-true rows, the hand-made hard cases, random nasty worlds.
+"""Small raw data sets for tests: a builder of contract-true rows, the hand-made hard cases, random nasty
+worlds.
 
-Every id carries the name of its case or world, so that any number of them can share one raw directory, one warehouse
-and one comparison. Snapshots start on Monday 2025-09-01, 120 days after the first signup (`case_anchor`).
+Every id carries the name of its case or world, so that any number of them can share one raw directory, one
+warehouse and one comparison. Snapshots start on Monday 2025-09-01, 120 days after the first signup
+(`case_anchor`).
 """
 
 from __future__ import annotations
@@ -168,7 +170,7 @@ class RawData:
         }
         return self.add("raw_tutor_availability", row, datetime(2025, 8, 28, 12), **changes)
 
-    # --- whole data sets ------------------------------------------------------------------------------------------
+    # --- whole data sets ----------------------------------------------------------------------------------
 
     def __add__(self, other: RawData) -> RawData:
         return RawData({table: self.tables[table] + other.tables[table] for table in COLUMNS})
@@ -186,7 +188,9 @@ class RawData:
         return RawData({table: [row for row in rows if keep(row)] for table, rows in self.tables.items()})
 
     def write(self, directory: Path, *, without_loaded_at: Iterable[str] = (), seed: int = 0) -> Path:
-        """Write <directory>/<table>/*.parquet: rows shuffled over two files, so that no order can be relied on."""
+        """Write <directory>/<table>/*.parquet: rows shuffled over two files, so that no order can be relied
+        on.
+        """
         shuffle = np.random.default_rng(seed)
         for table, rows in self.tables.items():
             fields = {name: ARROW_TYPES[kind] for name, kind in COLUMNS[table].items()}
@@ -202,7 +206,7 @@ class RawData:
         return Path(directory)
 
 
-# === Hard cases =====================================================================================================
+# === Hard cases ===========================================================================================
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,9 @@ def hard_cases() -> tuple[RawData, list[Expect]]:
 
 @hard_case
 def case_anchor(raw: RawData) -> list[Expect]:
-    """The first signup of all: snapshots start 120 days after it, on Monday 2025-09-01; then it falls out of scope."""
+    """The first signup of all: snapshots start 120 days after it, on Monday 2025-09-01; then it falls out
+    of scope.
+    """
     raw.customer("anchor", ANCHOR_SIGNUP)
     raw.tutor("anchor_tutor")
     raw.availability("anchor_tutor")
@@ -243,7 +249,9 @@ def case_anchor(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_event_at_the_snapshot(raw: RawData) -> list[Expect]:
-    """Events at exactly D are not visible at D and lie in the window of D + 7; one microsecond before: the reverse."""
+    """Events at exactly D are not visible at D and lie in the window of D + 7; one microsecond before: the
+    reverse.
+    """
     for name, moment in (("edge_at", D), ("edge_before", D - US)):
         raw.customer(name)
         raw.session(
@@ -284,7 +292,9 @@ def case_event_at_the_snapshot(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_inner_edges_of_windows(raw: RawData) -> list[Expect]:
-    """Logins and sessions at exactly D - 7, - 14, - 30 days count in that window; one microsecond earlier do not."""
+    """Logins and sessions at exactly D - 7, - 14, - 30 days count in that window; one microsecond earlier
+    do not.
+    """
     for name, offset in (("window_in", timedelta(0)), ("window_out", -US)):
         raw.customer(name)
         for w in (7, 14, 30):
@@ -327,7 +337,9 @@ def case_inner_edges_of_windows(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_late_facts(raw: RawData) -> list[Expect]:
-    """Facts that arrive an hour, three days and three months after the nightly load change later snapshots only."""
+    """Facts that arrive an hour, three days and three months after the nightly load change later snapshots
+    only.
+    """
     loads = {
         "hour": (D - 12 * HOUR, D + 7 * HOUR),
         "days": (D - 12 * HOUR, D + 3 * DAY),
@@ -401,7 +413,9 @@ def case_completed_then_no_show(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_status_back_and_forth(raw: RawData) -> list[Expect]:
-    """Completed, no-show, completed again: known since the first 'completed'. Cancelled, then scheduled again: open."""
+    """Completed, no-show, completed again: known since the first 'completed'. Cancelled, then scheduled
+    again: open.
+    """
     raw.customer("flip")
     first = raw.session("flip_s1", "flip", D - 4 * DAY, tutor_id="flip_t1")
     second = raw.again("raw_sessions", first, D + HOUR, status="no_show", duration_minutes=None)
@@ -461,7 +475,9 @@ def case_ratings_later(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_known_times_order_sessions(raw: RawData) -> list[Expect]:
-    """First and last go by when the warehouse came to know, not by when sessions took place; ties go by id as text."""
+    """First and last go by when the warehouse came to know, not by when sessions took place; ties go by id
+    as text.
+    """
     raw.customer("order_late")
     # took place first, became known last
     raw.session(
@@ -533,7 +549,9 @@ def case_known_times_order_sessions(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_profile_changes(raw: RawData) -> list[Expect]:
-    """Tier changed yesterday, changed early but told late, told before it takes effect, corrected, and set to null."""
+    """Tier changed yesterday, changed early but told late, told before it takes effect, corrected, and set
+    to null.
+    """
     raw.customer("tier_yesterday", subscription_tier="budget")
     raw.customer("tier_yesterday", subscription_tier="premium", updated_at=D - DAY)
     raw.customer("tier_late", subscription_tier="budget")
@@ -570,7 +588,9 @@ def case_profile_changes(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_nothing_but_signup(raw: RawData) -> list[Expect]:
-    """A customer of whom nothing is known but the signup: every default of features.md; in scope for 90 days."""
+    """A customer of whom nothing is known but the signup: every default of features.md; in scope for 90
+    days.
+    """
     raw.customer("silent", D - 90 * DAY)
     raw.customer("silent_longer", D - 90 * DAY - US)
     defaults: dict[str, int | float] = {}
@@ -653,7 +673,9 @@ def case_signs_of_life(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_lapse_of_thirty_days(raw: RawData) -> list[Expect]:
-    """Sessions exactly 30 days apart are no lapse; 30 days and a microsecond are (labels; segments at the edge)."""
+    """Sessions exactly 30 days apart are no lapse; 30 days and a microsecond are (labels; segments at the
+    edge).
+    """
     for name, gap in (("lapse_none", 30 * DAY), ("lapse", 30 * DAY + US)):
         raw.customer(name)
         for number in range(4):
@@ -679,7 +701,9 @@ def case_lapse_of_thirty_days(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_first_session_label(raw: RawData) -> list[Expect]:
-    """The first session at the edges of [D, D + 14 days), rated exactly 7 days later, later than that, or never."""
+    """The first session at the edges of [D, D + 14 days), rated exactly 7 days later, later than that, or
+    never.
+    """
     week = 7 * DAY
     for name, moment, rated_after, rating in (
         ("first_good", D, week, 4),
@@ -759,7 +783,9 @@ def case_payment_statuses(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_repeated_deliveries(raw: RawData) -> list[Expect]:
-    """One delivery repeated; repeated with another content; versions in a file order unlike the order of loading."""
+    """One delivery repeated; repeated with another content; versions in a file order unlike the order of
+    loading.
+    """
     raw.customer("dup")
     raw.customer("dup")
     session = raw.session("dup_s", "dup", D - 3 * DAY)
@@ -818,7 +844,9 @@ def case_repeated_deliveries(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_tutors(raw: RawData) -> list[Expect]:
-    """Ties between tutors go to the latest session; only the last 20 sessions count; switches look past the window."""
+    """Ties between tutors go to the latest session; only the last 20 sessions count; switches look past the
+    window.
+    """
     raw.customer("tutor_tie")
     for number, tutor in enumerate("ABBA"):
         raw.session(
@@ -844,7 +872,8 @@ def case_tutors(raw: RawData) -> list[Expect]:
     raw.customer("tutor_switch")
     for days, tutor in ((31, "A"), (30, "B"), (20, "B"), (10, "A"), (1, "B")):
         raw.session(f"tutor_switch_{days}", "tutor_switch", D - days * DAY, tutor_id=f"tutor_switch_{tutor}")
-    # others' ratings of the same tutor count, of any session with a rating, also of one that was not completed
+    # others' ratings of the same tutor count, of any session with a rating, also of one that was not
+    # completed
     raw.customer("tutor_mine")
     raw.session("tutor_mine_1", "tutor_mine", D - 2 * DAY, tutor_id="tutor_shared")
     raw.customer("tutor_other")
@@ -893,7 +922,9 @@ def case_tutors(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_sessions_that_move(raw: RawData) -> list[Expect]:
-    """A session corrected to another tutor, subject, time, or customer counts as it was known at each snapshot."""
+    """A session corrected to another tutor, subject, time, or customer counts as it was known at each
+    snapshot.
+    """
     raw.customer("moved")
     first = raw.session(
         "moved_s", "moved", D - DAY, tutor_id="moved_A", subject="psychology", rating=1, rated_at=D - DAY
@@ -923,7 +954,9 @@ def case_sessions_that_move(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_next_session(raw: RawData) -> list[Expect]:
-    """What is booked ahead stands in for the subject and tutor of who has had no session: the nearest open one."""
+    """What is booked ahead stands in for the subject and tutor of who has had no session: the nearest open
+    one.
+    """
     open_ = {"booked_at": D - 5 * DAY}
     raw.customer("next_far")
     raw.session("next_far_1", "next_far", None, scheduled_at=D + 9 * DAY, subject="history", **open_)
@@ -980,7 +1013,9 @@ def case_next_session(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_late_customer(raw: RawData) -> list[Expect]:
-    """Facts of a customer whose own row comes later are unknown until then, also to the rating of the tutor."""
+    """Facts of a customer whose own row comes later are unknown until then, also to the rating of the
+    tutor.
+    """
     raw.customer("known_late", D - 20 * DAY, loaded_at=D + 2 * DAY)
     raw.session("known_late_s", "known_late", D - DAY, tutor_id="known_late_t", rating=1, rated_at=D - DAY)
     raw.event("known_late_l", "known_late", D - DAY)
@@ -993,14 +1028,18 @@ def case_late_customer(raw: RawData) -> list[Expect]:
     raw.customer("known_taker", D - 20 * DAY, loaded_at=D + 8 * DAY)
     given = raw.session("known_given_s", "known_giver", D - 3 * DAY)
     raw.again("raw_sessions", given, D - DAY, customer_id="known_taker")
+    # and one that came back meanwhile has never left
+    given = raw.session("known_back_s", "known_giver", D - 3 * DAY)
+    raw.again("raw_sessions", given, D - 2 * DAY, customer_id="known_taker")
+    raw.again("raw_sessions", given, D - DAY, duration_minutes=30)
     return [
         Expect("known_late", D, None),
         Expect("known_late", D + 7 * DAY, {"total_sessions_lifetime": 1, "login_count_14d": 1}),
         Expect("known_early", D, {"primary_tutor_rating": 5.0}),
         Expect("known_early", D + 7 * DAY, {"primary_tutor_rating": 3.0}),
-        Expect("known_giver", D, {"total_sessions_lifetime": 1}),
-        Expect("known_giver", D + 7 * DAY, {"total_sessions_lifetime": 1}),
-        Expect("known_giver", D + 14 * DAY, {"total_sessions_lifetime": 0}),
+        Expect("known_giver", D, {"total_sessions_lifetime": 2, "avg_session_duration_7d": 45.0}),
+        Expect("known_giver", D + 7 * DAY, {"total_sessions_lifetime": 2}),
+        Expect("known_giver", D + 14 * DAY, {"total_sessions_lifetime": 1}),
         Expect("known_taker", D + 14 * DAY, {"total_sessions_lifetime": 1}),
     ]
 
@@ -1021,7 +1060,9 @@ def case_corrected_signup(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_response_times(raw: RawData) -> list[Expect]:
-    """Waiting times to the microsecond, over confirmations in 30 days of sessions of any status, else of all time."""
+    """Waiting times to the microsecond, over confirmations in 30 days of sessions of any status, else of
+    all time.
+    """
     raw.customer("response")
     for number, (days, wait) in enumerate(
         ((40, 10 * HOUR), (20, HOUR + US), (10, 2 * HOUR + 2 * US), (3, 70 * HOUR))
@@ -1053,7 +1094,9 @@ def case_response_times(raw: RawData) -> list[Expect]:
 
 @hard_case
 def case_calls(raw: RawData) -> list[Expect]:
-    """Sentiment exactly at the threshold is not negative, nor is a missing one; outbound calls count for nothing."""
+    """Sentiment exactly at the threshold is not negative, nor is a missing one; outbound calls count for
+    nothing.
+    """
     raw.customer("calls")
     for number, score in enumerate((-0.3, -0.30000000000000004, None, -1.0, 1.0)):
         raw.call(f"calls_{number}", "calls", D - 8 * DAY, sentiment_score=score)
@@ -1291,7 +1334,7 @@ def case_every_rejection(raw: RawData) -> list[Expect]:
     ]
 
 
-# === Random worlds ==================================================================================================
+# === Random worlds ========================================================================================
 
 MICROSECOND_STEPS = (-1, 0, 0, 0, 1)
 
@@ -1299,8 +1342,8 @@ MICROSECOND_STEPS = (-1, 0, 0, 0, 1)
 class RandomWorld:
     """A small marketplace in which everything awkward happens often; disjoint from any other by its name.
 
-    It spans 120 to 200 days to a little after AS_OF, so that some rows have not landed by then. Events of the past
-    may be delivered at any later time; corrections, repetitions and broken rows are frequent.
+    It spans 120 to 200 days to a little after AS_OF, so that some rows have not landed by then. Events of
+    the past may be delivered at any later time; corrections, repetitions and broken rows are frequent.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -1313,7 +1356,7 @@ class RandomWorld:
         self.customers: dict[str, datetime] = {}
         self.numbers = 0
 
-    # --- small words ----------------------------------------------------------------------------------------------
+    # --- small words --------------------------------------------------------------------------------------
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
@@ -1328,7 +1371,9 @@ class RandomWorld:
         return values[int(self.random.choice(len(values), p=weights / weights.sum()))]
 
     def moment(self, earliest: datetime, latest: datetime) -> datetime:
-        """A moment between; often a midnight or a microsecond beside one, often a full hour, so that ties abound."""
+        """A moment between; often a midnight or a microsecond beside one, often a full hour, so that ties
+        abound.
+        """
         seconds = max(1, int((latest - earliest).total_seconds()))
         moment = earliest + timedelta(seconds=int(self.random.integers(seconds)))
         kind = self.random.random()
@@ -1340,7 +1385,9 @@ class RandomWorld:
         return moment + int(self.random.integers(1_000_000)) * US
 
     def load(self, happened: datetime) -> datetime | None:
-        """When a thing that happened then is delivered: mostly the next night, at times hours to months later."""
+        """When a thing that happened then is delivered: mostly the next night, at times hours to months
+        later.
+        """
         tonight = datetime.combine(happened.date(), time.min) + DAY
         return self.pick(
             (
@@ -1368,7 +1415,7 @@ class RandomWorld:
             (earliest + DAY, earliest + 3 * DAY, self.moment(earliest + US, earliest + 40 * DAY))
         )
 
-    # --- the marketplace ------------------------------------------------------------------------------------------
+    # --- the marketplace ----------------------------------------------------------------------------------
 
     def build(self) -> RawData:
         """All rows."""
@@ -1459,7 +1506,9 @@ class RandomWorld:
             row = self.correct_session(row)
 
     def correct_session(self, row: Row, loaded_at: datetime | None = None) -> Row:
-        """Another version of a session: the same once more, or with something else in it, at times nonsense."""
+        """Another version of a session: the same once more, or with something else in it, at times
+        nonsense.
+        """
         other_status = self.pick(("completed", "no_show", "cancelled_by_customer", "scheduled"))
         resolved_at = row["resolved_at"] or row["scheduled_at"]
         changes = self.pick(
@@ -1553,11 +1602,13 @@ def random_worlds(count: int, seed: int, prefix: str = "w") -> RawData:
     return raw
 
 
-# === Mutations ======================================================================================================
+# === Mutations ============================================================================================
 
 
 class Mutation(RandomWorld):
-    """Rows that must not change any snapshot up to `cutoff`: they happen after it, arrive after it, or are broken."""
+    """Rows that must not change any snapshot up to `cutoff`: they happen after it, arrive after it, or are
+    broken.
+    """
 
     def __init__(self, before: RawData, cutoff: datetime, seed: int) -> None:
         super().__init__("mutant", seed)
@@ -1612,7 +1663,9 @@ class Mutation(RandomWorld):
                 self.raw.add("raw_customers", row, loaded_at=self.arrival(), updated_at=updated_at, **changes)
 
     def add_arrivals(self) -> None:
-        """New rows about the past of customers old and new, and new customers, some with facts that came before."""
+        """New rows about the past of customers old and new, and new customers, some with facts that came
+        before.
+        """
         known = {row["customer_id"]: row["signed_up_at"] for row in self.some("raw_customers", 25)}
         newcomers = {f"mutant_c{number}": self.cutoff - (5 + number) * DAY for number in range(6)}
         nobodies = {

@@ -1,14 +1,15 @@
 """Warehouses built by dbt against the slow reference, to the last bit.
 
-Few warehouses, each compared in full: one with every hard case and many random worlds, the same with rows appended
-that must change nothing, the same again built day by day, one whose sources lack `loaded_at`, one simulated.
-Run in parallel with `-n 2 --dist loadgroup`: tests that share warehouses stay on one worker.
+Few warehouses, each compared in full: one with every hard case and many random worlds, the same with rows
+appended that must change nothing, the same again built day by day, one whose sources lack `loaded_at`, one
+simulated. Each is built once, also under pytest-xdist.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,11 +37,10 @@ WEEK = [AS_OF - days * DAY for days in range(7, -1, -1)]
 #: many broken rows are the point of these data sets
 LENIENT = {"max_rejected_share": 1}
 
-shared_warehouse = pytest.mark.xdist_group("one data set, built in three ways")
-other_warehouses = pytest.mark.xdist_group("other data sets")
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Built:
     """A raw data set, the warehouse that dbt made of it, and what the reference makes of it."""
 
@@ -67,36 +67,36 @@ class Built:
         assert not lines, "\n".join(lines[:20])
 
 
-def built(raw: RawData, world: World, warehouse: Warehouse, as_of: datetime, daily: datetime | None) -> Built:
-    """Everything that the reference expects of a warehouse."""
+def built(raw: RawData, work: Path, as_of: datetime, daily: datetime | None) -> Built:
+    """The warehouse in a directory, and everything that the reference expects of it."""
+    world = World(read_raw(work / "raw"))
     rows = expected_features(world, world.customers, snapshots(world, as_of, daily))
     labelled = expected_labels(world, rows, as_of)
     for key, row in labelled.items():
         row["health_index"] = health_index_of_features(rows[key])
-    return Built(raw, warehouse, world, as_of, rows, labelled)
+    return Built(raw, Warehouse(work / "warehouse.duckdb"), world, as_of, rows, labelled)
 
 
-# --- hard cases and random worlds, in one build ---------------------------------------------------------------------
+# --- hard cases and random worlds, in one build -----------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def nasty(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def nasty(made_once: MadeOnce) -> Built:
     """All hard cases and 30 random worlds, as they had landed by AS_OF, built in one go."""
-    work = tmp_path_factory.mktemp("nasty")
     raw = (hard_cases()[0] + random_worlds(30, seed=1)).arrived_by(AS_OF)
-    directory = raw.write(work / "raw")
-    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
-    return built(raw, World(read_raw(directory)), warehouse, AS_OF, WEEK[0])
+
+    def make(work: Path) -> None:
+        dbt_build(raw.write(work / "raw"), work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
+
+    return built(raw, made_once("nasty", make), AS_OF, WEEK[0])
 
 
-@shared_warehouse
 def test_features(nasty: Built) -> None:
     """Every customer in scope at every snapshot, and nobody else, with the reference's 59 features."""
     assert len(nasty.features) > 5_000
     nasty.assert_features_exact()
 
 
-@shared_warehouse
 def test_hand_computed_features(nasty: Built) -> None:
     """What a person worked out for the hard cases, without the reference in between."""
     rows = nasty.warehouse.keyed(FEATURE_TABLE)
@@ -111,7 +111,6 @@ def test_hand_computed_features(nasty: Built) -> None:
     assert len(expected) > 100 and not wrong, wrong
 
 
-@shared_warehouse
 def test_labels_and_segments(nasty: Built) -> None:
     """A label row for each feature row, with the reference's labels; each label takes several values."""
     for label in [*LABELS, "segment"]:
@@ -119,14 +118,12 @@ def test_labels_and_segments(nasty: Built) -> None:
     nasty.assert_labels_exact()
 
 
-@shared_warehouse
 def test_rejected_rows(nasty: Built) -> None:
     """Each row that breaks the contract, with its first failing reason."""
     assert len({rejected.reason for rejected in nasty.world.judged.rejected}) == 7
     nasty.assert_rejected_rows_exact()
 
 
-@shared_warehouse
 def test_families_are_the_features(nasty: Built) -> None:
     """The six family tables hold the 59 columns of customer_features, once each, with the same values."""
     rows = nasty.warehouse.keyed(FEATURE_TABLE)
@@ -142,28 +139,31 @@ def test_families_are_the_features(nasty: Built) -> None:
     assert sorted(seen) == sorted(FEATURES)
 
 
-# --- nothing later, and nothing broken, changes a snapshot ----------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def mutated(nasty: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The same raw files with a thousand more rows, none of which may change a snapshot up to CUTOFF."""
-    work = tmp_path_factory.mktemp("mutated")
-    raw = nasty.raw + Mutation(nasty.raw, CUTOFF, seed=7).build()
-    # a signup corrected by months makes sessions before it look impossible; they were counted when they arrived
-    for name in ("tutor_many", "flip"):
-        raw.customer(name, CUTOFF - 2 * DAY, loaded_at=CUTOFF + 9 * DAY)
-    directory = raw.write(work / "raw", seed=1)
-    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
-    return built(raw, World(read_raw(directory)), warehouse, AS_OF, WEEK[0])
+# --- nothing later, and nothing broken, changes a snapshot ------------------------------------------------
 
 
 CUTOFF = datetime(2025, 12, 1)
 
 
-@shared_warehouse
+@pytest.fixture(scope="session")
+def mutated(nasty: Built, made_once: MadeOnce) -> Built:
+    """The same raw files with a thousand more rows, none of which may change a snapshot up to CUTOFF."""
+    raw = nasty.raw + Mutation(nasty.raw, CUTOFF, seed=7).build()
+    # a signup corrected by months makes sessions before it look impossible; they were counted when they
+    # arrived
+    for name in ("tutor_many", "flip"):
+        raw.customer(name, CUTOFF - 2 * DAY, loaded_at=CUTOFF + 9 * DAY)
+
+    def make(work: Path) -> None:
+        dbt_build(raw.write(work / "raw", seed=1), work, as_of=AS_OF, daily_snapshots_from=WEEK[0], **LENIENT)
+
+    return built(raw, made_once("mutated", make), AS_OF, WEEK[0])
+
+
 def test_nothing_later_changes_a_snapshot(nasty: Built, mutated: Built) -> None:
-    """Every snapshot up to the cutoff has the same customers and the same bits as before the rows were appended."""
+    """Every snapshot up to the cutoff has the same customers and the same bits as before the rows were
+    appended.
+    """
     before, after = nasty.warehouse.keyed(FEATURE_TABLE), mutated.warehouse.keyed(FEATURE_TABLE)
     kept = {key: row for key, row in before.items() if key[1] <= CUTOFF}
     lines = differences({key: row for key, row in after.items() if key[1] <= CUTOFF}, kept)
@@ -172,106 +172,99 @@ def test_nothing_later_changes_a_snapshot(nasty: Built, mutated: Built) -> None:
     assert len(changed) > 500, "the appended rows should matter after the cutoff"
 
 
-@shared_warehouse
 def test_features_after_mutation(mutated: Built) -> None:
     """The snapshots that the appended rows do change are the reference's, too."""
     mutated.assert_features_exact()
 
 
-@shared_warehouse
 def test_labels_and_segments_after_mutation(mutated: Built) -> None:
     """So are the labels, with rows among the data that land after the as-of date."""
     mutated.assert_labels_exact()
 
 
-@shared_warehouse
 def test_rejected_rows_after_mutation(mutated: Built) -> None:
     """So are the rejected rows."""
     mutated.assert_rejected_rows_exact()
 
 
-# --- from scratch = day by day --------------------------------------------------------------------------------------
+# --- from scratch = day by day ----------------------------------------------------------------------------
+
+
+MISSED, REPEATED = WEEK[3], WEEK[5]
+NIGHTS = sorted([night for night in WEEK if night != MISSED] + [REPEATED])
 
 
 @pytest.fixture(scope="session")
-def day_by_day(nasty: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, set[datetime]]:
-    """The same data set, landing day by day in one warehouse: a week of nightly runs, one missed, one repeated."""
-    work = tmp_path_factory.mktemp("day_by_day")
-    missed, repeated = WEEK[3], WEEK[5]
-    nights = sorted([night for night in WEEK if night != missed] + [repeated])
-    for number, night in enumerate(nights):
-        directory = nasty.raw.arrived_by(night).write(work / f"raw-{number}", seed=number)
-        dbt_build(directory, work, warehouse=work / "warehouse.duckdb", as_of=night, **LENIENT)
-    return Warehouse(work / "warehouse.duckdb"), set(nights)
+def day_by_day(nasty: Built, made_once: MadeOnce) -> Warehouse:
+    """The same data set, landing day by day in one warehouse: a week of nightly runs, one missed, one
+    repeated.
+    """
+
+    def make(work: Path) -> None:
+        for number, night in enumerate(NIGHTS):
+            directory = nasty.raw.arrived_by(night).write(work / f"raw-{number}", seed=number)
+            dbt_build(directory, work, as_of=night, **LENIENT)
+
+    return Warehouse(made_once("day_by_day", make) / "warehouse.duckdb")
 
 
-@shared_warehouse
-def test_day_by_day_features(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+def test_day_by_day_features(nasty: Built, day_by_day: Warehouse) -> None:
     """Nightly runs leave the snapshots that a build from scratch has, bit for bit."""
-    warehouse, nights = day_by_day
-    grown = warehouse.keyed(FEATURE_TABLE)
-    moments = {at for at in snapshots(nasty.world, AS_OF)} | nights
-    assert {at for _, at in grown} >= moments
-    fresh = nasty.warehouse.keyed(FEATURE_TABLE)
-    shared = {at for _, at in grown} & {at for _, at in fresh}
-    lines = differences(
-        {key: row for key, row in grown.items() if key[1] in shared},
-        {key: row for key, row in fresh.items() if key[1] in shared},
-    )
+    grown, fresh = day_by_day.keyed(FEATURE_TABLE), nasty.warehouse.keyed(FEATURE_TABLE)
+    moments = {at for _, at in grown}
+    assert moments | {MISSED} == {at for _, at in fresh}
+    assert moments >= {*snapshots(nasty.world, AS_OF), *NIGHTS}
+    lines = differences(grown, {key: row for key, row in fresh.items() if key[1] in moments})
     assert not lines, report(lines)
-    assert {at for _, at in grown} == shared, "snapshots that no rebuild would have"
 
 
-@shared_warehouse
-def test_day_by_day_labels(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+def test_day_by_day_labels(nasty: Built, day_by_day: Warehouse) -> None:
     """Labels of old snapshots have ripened to what a build from scratch says."""
-    warehouse, _ = day_by_day
-    grown, fresh = warehouse.keyed(LABEL_TABLE), nasty.warehouse.keyed(LABEL_TABLE)
-    assert grown.keys() == warehouse.keyed(FEATURE_TABLE).keys()
-    lines = differences(grown, {key: fresh[key] for key in grown if key in fresh})
+    grown, fresh = day_by_day.keyed(LABEL_TABLE), nasty.warehouse.keyed(LABEL_TABLE)
+    moments = {at for _, at in grown}
+    assert moments | {MISSED} == {at for _, at in fresh}
+    lines = differences(grown, {key: row for key, row in fresh.items() if key[1] in moments})
     assert not lines, report(lines)
 
 
-@shared_warehouse
-def test_day_by_day_rejected_rows(nasty: Built, day_by_day: tuple[Warehouse, set[datetime]]) -> None:
+def test_day_by_day_rejected_rows(nasty: Built, day_by_day: Warehouse) -> None:
     """So does the quarantine."""
-    warehouse, _ = day_by_day
-    lines = rejected_differences(warehouse.rows(REJECTED), nasty.world.judged.rejected)
+    lines = rejected_differences(day_by_day.rows(REJECTED), nasty.world.judged.rejected)
     assert not lines, "\n".join(lines[:20])
 
 
-# --- sources without loaded_at --------------------------------------------------------------------------------------
+# --- sources without loaded_at ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def unloaded(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Random worlds whose customers, sessions and app events come from sources that have no loaded_at column."""
-    work = tmp_path_factory.mktemp("unloaded")
+def unloaded(made_once: MadeOnce) -> Built:
+    """Random worlds whose customers, sessions and app events come from sources that have no loaded_at
+    column.
+    """
     raw = random_worlds(6, seed=500, prefix="bare")
     raw.customer("old", D - 1200 * DAY)  # a long tenure, and things that happened more than 999 days ago
     raw.event("old_l", "old", D - 1100 * DAY)
     raw.session("old_s", "old", D - 1000 * DAY)
     raw.call("old_c", "old", D - DAY)
     without = ["raw_customers", "raw_sessions", "raw_app_events"]
-    directory = raw.write(work / "raw", without_loaded_at=without)
-    warehouse, _ = dbt_build(directory, work, as_of=AS_OF, **LENIENT)
-    return built(raw, World(read_raw(directory)), warehouse, AS_OF, None)
+
+    def make(work: Path) -> None:
+        dbt_build(raw.write(work / "raw", without_loaded_at=without), work, as_of=AS_OF, **LENIENT)
+
+    return built(raw, made_once("unloaded", make), AS_OF, None)
 
 
-@other_warehouses
 def test_features_without_loaded_at(unloaded: Built) -> None:
     """Facts of such sources are known when they happen."""
     assert unloaded.features["old", D]["customer_tenure_days"] == 1200
     unloaded.assert_features_exact()
 
 
-@other_warehouses
 def test_labels_without_loaded_at(unloaded: Built) -> None:
     """Labels and segments from such sources."""
     unloaded.assert_labels_exact()
 
 
-@other_warehouses
 def test_rejected_rows_without_loaded_at(unloaded: Built) -> None:
     """Rejected rows of such sources; no event can be later than its load."""
     reasons = {r.reason for r in unloaded.world.judged.rejected if r.source_table == "raw_sessions"}
@@ -279,10 +272,10 @@ def test_rejected_rows_without_loaded_at(unloaded: Built) -> None:
     unloaded.assert_rejected_rows_exact()
 
 
-# --- simulated data -------------------------------------------------------------------------------------------------
+# --- simulated data ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulated:
     """A year of 300 simulated customers, and some hundred places to look at."""
 
@@ -293,38 +286,33 @@ class Simulated:
 
 
 @pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+def simulated(made_once: MadeOnce) -> Simulated:
     """The simulator's data, built without any variable, as `dbt build` on its own does."""
-    work = tmp_path_factory.mktemp("simulated")
-    options = "--customers 300 --seed 1 --start 2025-07-01 --end 2026-07-01".split()
-    command = [sys.executable, "-m", "simulator", *options, "--out", str(work / "raw")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return simulated_from(work / "raw", work)
 
+    def make(work: Path) -> None:
+        options = ["--customers", "300", "--seed", "1", "--start", "2025-07-01", "--end", "2026-07-01"]
+        command = [sys.executable, "-m", "simulator", *options, "--out", str(work / "raw")]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-3000:]
+        dbt_build(work / "raw", work)
 
-def simulated_from(directory: Path, work: Path) -> Simulated:
-    """Build a warehouse of a raw directory, and choose where to look."""
-    warehouse, _ = dbt_build(directory, work)
-    raw = read_raw(directory)
+    work = made_once("simulated", make)
+    raw = read_raw(work / "raw")
     world, as_of = World(raw), default_as_of(raw)
     random = np.random.default_rng(0)
-    moments = snapshots(world, as_of)
-    pairs = {
-        (world.customers[random.integers(len(world.customers))], moments[-1 - i % len(moments)])
-        for i in range(600)
-    }
-    return Simulated(warehouse, world, as_of, sorted(pairs))
+    customers, moments = world.customers, snapshots(world, as_of)
+    pairs = {(customers[random.integers(len(customers))], moments[i % len(moments)]) for i in range(600)}
+    return Simulated(Warehouse(work / "warehouse.duckdb"), world, as_of, sorted(pairs))
 
 
-@other_warehouses
 def test_snapshots_of_simulated_data(simulated: Simulated) -> None:
-    """Without any variable the snapshots are the Mondays up to the last midnight by which all tables had landed."""
+    """Without any variable the snapshots are the Mondays up to the last midnight by which all tables had
+    landed.
+    """
     rows = simulated.warehouse.rows(f"select distinct feature_timestamp as at from {FEATURE_TABLE}")
     assert sorted(row["at"] for row in rows) == snapshots(simulated.world, simulated.as_of)
 
 
-@other_warehouses
 def test_features_of_simulated_data(simulated: Simulated) -> None:
     """Some hundred random customers and snapshots, in scope or not."""
     actual = simulated.warehouse.keyed(FEATURE_TABLE)
@@ -337,7 +325,6 @@ def test_features_of_simulated_data(simulated: Simulated) -> None:
     assert len(expected) > 200 and not lines, report(lines)
 
 
-@other_warehouses
 def test_labels_of_simulated_data(simulated: Simulated) -> None:
     """Labels and segments there."""
     actual = simulated.warehouse.keyed(LABEL_TABLE)
@@ -352,7 +339,6 @@ def test_labels_of_simulated_data(simulated: Simulated) -> None:
     assert len(expected) > 200 and not lines, report(lines)
 
 
-@other_warehouses
 def test_rejected_rows_of_simulated_data(simulated: Simulated) -> None:
     """The simulator's few broken rows, all of them."""
     lines = rejected_differences(simulated.warehouse.rows(REJECTED), simulated.world.judged.rejected)

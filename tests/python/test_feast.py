@@ -374,7 +374,8 @@ def test_retrieval_at_the_edges_of_a_snapshot(store: FeatureStore, warehouse: Wa
 def test_rows_keep_order_count_columns_and_index(store: FeatureStore, warehouse: Warehouse) -> None:
     service = min(CATALOG.services, key=lambda name: len(CATALOG.services[name]))
     pairs = check.sample_pairs(warehouse.path, moments=30, customers=20, seed=11)
-    rows = pd.concat([pairs, pairs.sample(frac=0.5, random_state=1)]).sample(frac=1, random_state=2)
+    # Enough rows that DuckDB's threads finish out of turn, most of them repeated.
+    rows = pd.concat([pairs] * 50).sample(frac=1, random_state=2)
     rows["label"] = np.arange(len(rows))
     rows["note"] = "n"
     naive = rows.assign(**{EVENT_TIMESTAMP: rows[EVENT_TIMESTAMP].dt.tz_localize(None)})
@@ -585,8 +586,6 @@ def test_feast_apply_and_materialize_in_the_folder(warehouse: Warehouse, tmp_pat
     assert all(family.relation in applied for family in CATALOG.families)
     assert "No changes to registry" in run(feast, "apply")
     run(feast, "materialize-incremental", f"{LAST_RUN:%Y-%m-%dT%H:%M:%S}")
-    listed = run(feast, "feature-views", "list")
-    assert all(family.relation in listed for family in CATALOG.families)
 
     # The same values, read in the same other time zone.
     frame = pairs_at(LAST_RUN, all_customers(warehouse))

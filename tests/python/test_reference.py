@@ -175,7 +175,9 @@ def test_segments(hard_world: World) -> None:
 
 
 def test_churn_labels(hard_world: World) -> None:
-    """30 days exactly are no lapse; a microsecond more is one; without a session the signup starts the clock."""
+    """30 days exactly are no lapse; a microsecond more is one; without a session the signup starts the
+    clock.
+    """
     churn = {
         name: (row["label_churn_risk_14d"], row["label_churn_risk_30d"])
         for name in ("lapse_none", "lapse", "silent")
@@ -188,7 +190,9 @@ def test_churn_labels(hard_world: World) -> None:
 
 
 def test_churn_label_of_30_days_covers_that_of_14() -> None:
-    """A lapse that holds at D + 14 days and is over at D + 30 days started before D + 30 days: both labels are 1."""
+    """A lapse that holds at D + 14 days and is over at D + 30 days started before D + 30 days: both labels
+    are 1.
+    """
     raw = RawData()
     raw.customer("c")
     for number, days in enumerate((-20, 15, 22, 29, 36, 43, 50, 57)):
@@ -232,7 +236,8 @@ def test_velocity_and_health_labels() -> None:
     raw.payment("p2", "c", D + 30 * DAY - US, "1.00")
     row = labels(World(raw.tables), "c", D, AS_OF)
     assert row["label_session_velocity"] == 5 / 4  # days 0, 7, 14, 21 and the last microsecond of day 27
-    # six sessions in the window, the last 2 whole days before its end, the only rating of before, half the payments,
+    # six sessions in the window, the last 2 whole days before its end, the only rating of before, half the
+    # payments,
     # one call in its last 14 days, three of six sessions with either tutor
     engagement, recency, satisfaction = (6 * 7.0 / 30) / 2.0, 1 - 2 / 30.0, 0.5
     expected = 35 * engagement + 20 * recency + 15 * satisfaction + 10 * 0.5 + 10 * 0.75 + 10 * 0.5
@@ -240,7 +245,7 @@ def test_velocity_and_health_labels() -> None:
     assert 68.1 < expected < 68.2
 
 
-@pytest.mark.parametrize(("label", "days"), zip(LABELS, (44, 60, 28, 30, 21), strict=True))
+@pytest.mark.parametrize(("label", "days"), [*zip(LABELS, (44, 60, 28, 30, 21), strict=True)])
 def test_labels_mature(hard_world: World, label: str, days: int) -> None:
     """A label is null until the data reach past the last moment that it depends on."""
     customer = "first_good"
@@ -346,7 +351,9 @@ def test_a_snapshot_taken_that_day_is_the_one_rebuilt_later(random_raw: RawData,
 
 
 def test_comparison_sees_the_last_bit() -> None:
-    """The comparison of doubles tells 0.1 + 0.2 from 0.3, 0.0 from -0.0 and 1 from 1.0; the report names the place."""
+    """The comparison of doubles tells 0.1 + 0.2 from 0.3, 0.0 from -0.0 and 1 from 1.0; the report names
+    the place.
+    """
     assert same(0.3, 0.3) and not same(0.1 + 0.2, 0.3)
     assert not same(0.0, -0.0)
     assert not same(1, 1.0)

@@ -1,4 +1,6 @@
-"""The simulated marketplace keeps the contract of the raw tables, is deterministic, and grows without changing its past."""
+"""The simulated marketplace keeps the contract of the raw tables, is deterministic, and grows without
+changing its past.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ KEYS = {
 }
 TIMESTAMP = pa.timestamp("us")
 CONTRACT = {
-    "raw_customers": "customer_id:string signed_up_at:time subscription_tier:string acquisition_channel:string "
-    "grade_level:string updated_at:time loaded_at:time",
+    "raw_customers": "customer_id:string signed_up_at:time subscription_tier:string "
+    "acquisition_channel:string grade_level:string updated_at:time loaded_at:time",
     "raw_tutors": "tutor_id:string joined_at:time subjects:string updated_at:time loaded_at:time",
     "raw_sessions": "session_id:string customer_id:string tutor_id:string subject:string booked_at:time "
     "confirmed_at:time scheduled_at:time status:string resolved_at:time duration_minutes:int32 rating:int32 "
@@ -43,7 +45,8 @@ CONTRACT = {
     "raw_payments": "payment_id:string customer_id:string attempted_at:time amount:money currency:string "
     "status:string updated_at:time loaded_at:time",
     "raw_app_events": "event_id:string customer_id:string occurred_at:time event_type:string loaded_at:time",
-    "raw_tutor_availability": "tutor_id:string subject:string week_start:date available_hours:double loaded_at:time",
+    "raw_tutor_availability": "tutor_id:string subject:string week_start:date "
+    "available_hours:double loaded_at:time",
 }
 TYPES = {
     "string": pa.string(),
@@ -173,7 +176,8 @@ def test_nothing_of_a_new_day_lands_in_its_night(raw: Path) -> None:
 
 REJECTED = {
     "missing_key": "{key} is null or customer_id is null",
-    "unknown_customer": "customer_id not in (select customer_id from {{raw_customers}} where customer_id is not null)",
+    "unknown_customer": """customer_id not in (
+        select customer_id from {{raw_customers}} where customer_id is not null)""",
     "missing_timestamp": "{event} is null",
     "unknown_value": "{word} not in ({words})",
     "out_of_range": "{range}",
@@ -283,7 +287,8 @@ def test_weekly_lessons_vary_less_than_poisson(raw: Path) -> None:
     ((ratio,),) = query(
         raw,
         """with lesson as (
-            select session_id, any_value(customer_id) as customer_id, any_value(scheduled_at) as held_at from {raw_sessions}
+            select session_id, any_value(customer_id) as customer_id, any_value(scheduled_at) as held_at
+            from {raw_sessions}
             where status = 'completed' and session_id < 'S999'
                 and scheduled_at >= '2024-10-07' and scheduled_at < '2024-11-18' group by 1),
         weekly as (
@@ -301,7 +306,8 @@ def test_weekly_lessons_vary_less_than_poisson(raw: Path) -> None:
 def test_truth_has_a_row_a_customer_a_week_and_probabilities(raw: Path) -> None:
     ((rows, keys, low, high, mondays),) = query(
         raw,
-        """select count(*), count(distinct (customer_id, week_start)), min(lapse_hazard), max(true_churn_risk_30d),
+        """select count(*), count(distinct (customer_id, week_start)), min(lapse_hazard),
+            max(true_churn_risk_30d),
             bool_and(dayofweek(week_start) = 1) from {truth}""",
     )
     assert rows == keys > 1000

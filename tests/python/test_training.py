@@ -1,7 +1,7 @@
-"""Training: split, leak, fit, calibration, figures, release files, registry and the decision about the champion.
+"""Training: split, leak, fit, calibration, figures, releases, registry, and who becomes champion.
 
-The marketplace here is a small made-up one with the real columns (from the feature catalog): enough signal for models to
-find, no meaning beyond that. The last test goes through Feast itself.
+The marketplace here is a small made-up one with the real columns (from the feature catalog): enough signal
+for models to find, no meaning beyond that. The last test goes through Feast itself.
 """
 
 import json
@@ -74,9 +74,9 @@ AS_OF = datetime(2026, 1, 26)
 CUSTOMERS = 320
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # A made-up marketplace
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def made_up_snapshots(seed: int = 7) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def made_up_snapshots(seed: int = 7) -> dict[str, np.ndarray]:
         np.int32
     )
 
-    lapse_30d = random.random(rows) < 1 / (1 + np.exp(2.0 * (rate - 0.8)))
+    lapse_30d = random.random(rows) < 1 / (1 + np.exp(4.0 * (rate - 0.8)))
     lapse_14d = lapse_30d & (random.random(rows) < 0.6)
     columns["label_churn_risk_14d"] = lapse_14d.astype(float)
     columns["label_churn_risk_30d"] = lapse_30d.astype(float)
@@ -145,16 +145,16 @@ def warehouse_of(columns: dict[str, np.ndarray]) -> duckdb.DuckDBPyConnection:
 
 
 def retrieve_from(warehouse: duckdb.DuckDBPyConnection):
-    """Feast's place taken by a join: the same rows in the same order, the features of a service by their names."""
+    """Feast's place taken by a join: row i for row i, the features of a service by their names."""
 
     def retrieve(entity_rows: pa.Table, service: str) -> pa.Table:
         names = ", ".join(f"f.{name}" for name in CATALOG.service(service))
         warehouse.register(
             "asked", entity_rows.append_column("row", pa.array(np.arange(entity_rows.num_rows)))
         )
-        found = warehouse.execute(
-            f"select asked.customer_id, asked.event_timestamp, {names} from asked left join features.customer_features f"
-            " on f.customer_id = asked.customer_id and f.feature_timestamp = asked.event_timestamp order by asked.row"
+        found = warehouse.sql(
+            f"select {names} from asked left join features.customer_features f"
+            " on f.customer_id = asked.customer_id and f.feature_timestamp = event_timestamp order by row"
         )
         return found.to_arrow_table()
 
@@ -180,7 +180,8 @@ def examples(columns) -> dict[str, Examples]:
 
 @pytest.fixture(scope="module")
 def learned(examples):
-    return {name: learn(SPEC[name], examples[name], CATEGORICAL, 1, "v1") for name in MODEL_NAMES}
+    # One thread here and below: the machine that runs the tests may be busy.
+    return {name: learn(SPEC[name], examples[name], CATEGORICAL, 1, "v1", threads=1) for name in MODEL_NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +193,9 @@ def released(learned) -> Release:
     return Release("v1", moment, AS_OF, datetime(2025, 11, 1), 4711, models, {"champion": True})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Split
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 days = st.integers(0, 6000).map(lambda number: np.datetime64("2020-01-01", "D") + number)
 
@@ -283,9 +284,9 @@ def _error_of(action) -> Exception:
     return caught.value
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Data set
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_labels_mature_at_the_training_date_are_seen(columns):
@@ -347,22 +348,19 @@ def test_the_first_session_model_sees_nothing_that_only_exists_after_a_session()
     assert not seen & {"tutor_consistency_score", "tutor_switch_count_30d", "total_sessions_lifetime"}
 
 
-def test_rows_of_other_customers_and_missing_features_are_refused(columns):
+def test_lost_rows_and_missing_features_are_refused():
     customers = np.array(["a", "b"])
     moments = np.array(["2025-01-06", "2025-01-13"], dtype="datetime64[us]")
 
-    def reversed_rows(entity_rows, service):
-        return entity_rows.take([1, 0]).append_column("x", pa.array([1.0, 2.0]))
+    def answer(*values):
+        return lambda rows, service: pa.table({"x": list(values)})
 
-    with pytest.raises(TrainingError, match="other rows"):
-        retrieve_features(customers, moments, "churn_v1", reversed_rows)
+    columns, features = retrieve_features(customers, moments, "churn_v1", answer(1, 2))
+    assert columns == ("x",) and np.array_equal(features, [[1.0], [2.0]])
+    with pytest.raises(TrainingError, match="1 rows of churn_v1 for 2"):
+        retrieve_features(customers, moments, "churn_v1", answer(1.0))
     with pytest.raises(TrainingError, match="no x for 1 of 2"):
-        retrieve_features(
-            customers,
-            moments,
-            "churn_v1",
-            lambda rows, service: rows.append_column("x", pa.array([1.0, None])),
-        )
+        retrieve_features(customers, moments, "churn_v1", answer(1.0, None))
 
 
 def test_too_few_rows_or_outcomes_say_which(columns):
@@ -399,32 +397,37 @@ def test_truth_is_joined_by_customer_and_week_and_absent_for_real_data(tmp_path)
     assert np.array_equal(truth, [[0.5], [0.25], [np.nan]], equal_nan=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Leak
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def shuffled_from(
     columns: dict[str, np.ndarray], moment: np.datetime64, seed: int = 3
 ) -> dict[str, np.ndarray]:
-    """The columns with every value, key columns aside, of the rows at or after `moment` in another row's place."""
+    """The columns with every value, keys aside, of the rows at or after `moment` in another row's place.
+
+    Each column is shuffled by itself, but for the two that say together who had no session yet: else nobody
+    would be left to train the first-session model on.
+    """
     random = np.random.default_rng(seed)
     later = np.flatnonzero(columns["feature_timestamp"] >= moment)
+    together = random.permutation(later)
     changed = {name: values.copy() for name, values in columns.items()}
     for name in changed:
-        if name not in ("customer_id", "feature_timestamp"):
+        if name in ("total_sessions_lifetime", "label_first_session_success"):
+            changed[name][later] = changed[name][together]
+        elif name not in ("customer_id", "feature_timestamp"):
             changed[name][later] = changed[name][random.permutation(later)]
     return changed
 
 
-def test_shuffling_everything_after_d_changes_no_training_feature_of_the_first_session_model(
-    columns, examples
-):
+def test_shuffling_everything_after_d_changes_nothing_the_first_session_model_trains_on(columns, examples):
     before = examples["first_session_success"]
     for moment in (np.datetime64("2025-01-06"), np.datetime64("2025-07-07")):
-        shuffled = shuffled_from(columns, moment + 1)
-        # Which of the later rows are a new customer's has been shuffled too; the earlier rows may not notice.
-        after = examples_of(shuffled, "first_session_success")["first_session_success"]
+        after = examples_of(shuffled_from(columns, moment + 1), "first_session_success")[
+            "first_session_success"
+        ]
         own, other = (each.take(each.snapshots <= moment) for each in (before, after))
         assert len(own) > 50
         assert np.array_equal(own.customer_ids, other.customer_ids)
@@ -432,35 +435,31 @@ def test_shuffling_everything_after_d_changes_no_training_feature_of_the_first_s
         assert np.array_equal(own.labels, other.labels)
         assert np.array_equal(own.block, other.block)
         # The shuffle did shuffle: the rows after D are others.
-        assert not np.array_equal(
-            before.features[before.snapshots > moment], after.features[after.snapshots > moment]
-        )
+        later, later_after = (each.take(each.snapshots > moment) for each in (before, after))
+        assert len(later) > 20 and not np.array_equal(later.features, later_after.features)
 
 
 @pytest.mark.parametrize("name", ["churn_risk_30d", "session_velocity", "first_session_success"])
-def test_what_happens_after_training_changes_nothing_in_the_model(columns, learned, name):
+def test_what_happens_after_training_changes_nothing_in_the_model(columns, examples, learned, name):
     with warehouse_of(columns) as warehouse:
         until = plan(read_labelled_snapshots(warehouse, SPECS, AS_OF), SPEC[name]).blocks.trained_until
     own = examples_of(shuffled_from(columns, until), name)[name]
-    relearned = learn(SPEC[name], own, CATEGORICAL, 1, "v1")
-    assert relearned.model == learned[name].model
-    # And the held-out rows were indeed others.
-    reporting = own.block == REPORT
-    assert not np.array_equal(relearned.scored[reporting], learned[name].scored[-reporting.sum() :])
+    assert not np.array_equal(own.of(REPORT).features, examples[name].of(REPORT).features)
+    assert learn(SPEC[name], own, CATEGORICAL, 1, "v1", threads=1).model == learned[name].model
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Fit and calibration
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_equal_data_give_an_equal_model_whatever_the_threads(examples, learned):
-    for name in ("churn_risk_14d", "health_score"):
-        again = learn(SPEC[name], examples[name], CATEGORICAL, 1, "v1", threads=1)
+    for name in ("churn_risk_14d", "first_session_success"):
+        again = learn(SPEC[name], examples[name], CATEGORICAL, 1, "v1", threads=2)
         assert again.model.booster_text == learned[name].model.booster_text
         assert again.model.calibration == learned[name].model.calibration
-    other = learn(SPEC["health_score"], examples["health_score"], CATEGORICAL, 2, "v1")
-    assert other.model.booster_text != learned["health_score"].model.booster_text
+    other = learn(SPEC["churn_risk_14d"], examples["churn_risk_14d"], CATEGORICAL, 2, "v1", threads=1)
+    assert other.model.booster_text != learned["churn_risk_14d"].model.booster_text
 
 
 def test_models_beat_the_naive_guess(examples, learned):
@@ -594,9 +593,9 @@ def test_a_matrix_of_another_width_is_refused(released):
     assert {values.shape for values in empty.values()} == {(0,)}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Figures
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10_000))
@@ -676,9 +675,9 @@ def test_each_model_has_a_reference_and_a_place():
     assert tuple(spec.name for spec in SPECS) == MODEL_NAMES == tuple(REFERENCES)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Releases
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_release_comes_back_bit_for_bit(released, examples, tmp_path):
@@ -782,13 +781,13 @@ def test_what_is_wrong_with_a_release_is_said_with_the_file(released, tmp_path):
     (tmp_path / "champion.json").write_text("{}")
     with pytest.raises(ReleaseError, match="names no model_version"):
         read_champion(tmp_path)
-    with pytest.raises(ReleaseError, match="not '../v1'"):
+    with pytest.raises(ReleaseError, match=r"not '\.\./v1'"):
         read_release(tmp_path, "../v1")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The decision about the champion
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def worse(model: ReleasedModel) -> ReleasedModel:
@@ -859,9 +858,9 @@ def test_which_way_is_better():
     assert not_worse("auc", 0.9, 0.8) and not not_worse("accuracy", 0.7, 0.8)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # From end to end, with MLflow
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 
 def settings_in(directory: Path, **changes) -> Settings:
@@ -873,6 +872,7 @@ def settings_in(directory: Path, **changes) -> Settings:
         raw_dir=directory / "raw",
         tracking_uri=f"sqlite:///{directory / 'mlflow' / 'mlflow.db'}",
         artifact_root=directory / "mlflow" / "artifacts",
+        threads=1,
     )
     return replace(standard, **changes)
 
@@ -914,7 +914,7 @@ def test_the_same_data_again_make_the_same_models_and_a_new_champion(trained):
 
 def test_mlflow_holds_figures_files_decision_and_alias(trained):
     directory, (_, second) = trained
-    client = registry.open_store(settings_in(directory).tracking_uri, settings_in(directory).artifact_root)
+    client = client_in(directory)
     version = client.get_model_version_by_alias("customer_health", "champion")
     assert str(version.version) == "2"
     assert version.tags["decision"] == second.release.decision["summary"]
@@ -949,7 +949,7 @@ def test_the_report_has_both_populations_baseline_and_reference(trained):
 
 
 def spoiled(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The marketplace with the labels that training learns from given to random customers; those held out are as before."""
+    """The marketplace with the labels that are learned from shuffled; those held out are as before."""
     random = np.random.default_rng(5)
     groups = customer_groups(customer_hashes(columns["customer_id"]))
     learned_from = groups != REPORT
@@ -962,92 +962,84 @@ def spoiled(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return changed
 
 
-@pytest.fixture
-def after_first(columns, released, tmp_path):
-    """A directory in which the good version v1 is champion, in MLflow and on disk."""
-    with warehouse_of(columns) as warehouse:
-        train(warehouse, retrieve_from(warehouse), CATEGORICAL, settings_in(tmp_path), lambda message: None)
-    return tmp_path
+def client_in(directory: Path):
+    return registry.open_store(settings_in(directory).tracking_uri, settings_in(directory).artifact_root)
 
 
-def test_a_worse_version_is_registered_but_the_champion_stays(columns, after_first):
+def champion_of(client) -> str:
+    return str(client.get_model_version_by_alias("customer_health", "champion").version)
+
+
+def test_a_worse_version_is_registered_but_the_champion_stays(columns, released, tmp_path):
+    # The good models are there as files alone: MLflow hears of v1 and of its being champion on the way.
+    write_release(released, tmp_path / "models")
+    set_champion(tmp_path / "models", "v1")
     with warehouse_of(spoiled(columns)) as warehouse:
         outcome = train(
-            warehouse, retrieve_from(warehouse), CATEGORICAL, settings_in(after_first), lambda message: None
+            warehouse, retrieve_from(warehouse), CATEGORICAL, settings_in(tmp_path), lambda message: None
         )
-    assert not outcome.champion
-    assert outcome.release.model_version == "v2"
-    assert read_champion(after_first / "models").model_version == "v1"
-    client = registry.open_store(
-        settings_in(after_first).tracking_uri, settings_in(after_first).artifact_root
-    )
-    assert str(client.get_model_version_by_alias("customer_health", "champion").version) == "1"
+    assert not outcome.champion and outcome.release.model_version == "v2"
+    assert read_champion(tmp_path / "models").model_version == "v1"
+    client = client_in(tmp_path)
+    assert champion_of(client) == "1"
     assert client.get_model_version("customer_health", "2").tags["decision"].startswith("kept champion")
-    kept = read_release(after_first / "models", "v2")
-    assert {model.origin_version for model in kept.models.values()} == {"v1"}
-    assert (
-        kept.decision["models"]["churn_risk_30d"]["challenger"]
-        > kept.decision["models"]["churn_risk_30d"]["incumbent"]
-    )
+    kept = read_release(tmp_path / "models", "v2")
+    for name in MODEL_NAMES:
+        assert kept.models[name].origin_version == "v1"
+        assert kept.models[name].booster_text == released.models[name].booster_text
+        decision = kept.decision["models"][name]
+        assert decision["challenger"] > decision["incumbent"] and not decision["replaced"]
 
 
-@pytest.mark.parametrize("step", ["_log", "write_release", "set_champion"])
-def test_a_training_that_dies_leaves_the_champion(columns, after_first, monkeypatch, step):
+def published(client, models_dir: Path, release: Release, champion: bool = True) -> str:
+    def describe(version: str) -> registry.Publication:
+        return registry.Publication(replace(release, model_version=version), {}, {}, {}, {}, champion)
+
+    return registry.publish(client, models_dir, describe).release.model_version
+
+
+def test_a_training_that_dies_leaves_the_champion(released, tmp_path, monkeypatch):
+    models, client = tmp_path / "models", client_in(tmp_path)
+    assert published(client, models, released) == "v1"
+
     def dies(*_, **__):
         raise OSError(28, "No space left on device")
 
-    with warehouse_of(columns) as warehouse:
-        with monkeypatch.context() as patched:
+    for step in ("_log", "write_release", "set_champion"):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
             patched.setattr(registry, step, dies)
-            with pytest.raises(OSError, match="No space"):
-                train(
-                    warehouse,
-                    retrieve_from(warehouse),
-                    CATEGORICAL,
-                    settings_in(after_first),
-                    lambda message: None,
-                )
-        assert read_champion(after_first / "models").model_version == "v1"
-        client = registry.open_store(
-            settings_in(after_first).tracking_uri, settings_in(after_first).artifact_root
-        )
+            published(client, models, released)
+        assert read_champion(models).model_version == "v1"
         failed = client.search_runs([client.get_experiment_by_name("customer_health").experiment_id])[0]
         assert failed.info.status == "FAILED"
-        # The next training goes on with a number of its own.
-        outcome = train(
-            warehouse, retrieve_from(warehouse), CATEGORICAL, settings_in(after_first), lambda message: None
-        )
-    assert outcome.champion and outcome.release.model_version == "v3"
-    assert read_champion(after_first / "models").model_version == "v3"
+    # The next trainings go on with numbers of their own, and the alias follows what scoring reads.
+    assert published(client, models, released, champion=False) == "v5"
+    assert champion_of(client) == "1"
+    assert published(client, models, released) == "v6"
+    assert champion_of(client) == "6" and read_champion(models).model_version == "v6"
 
 
 def test_a_lost_mlflow_store_gives_no_number_twice(released, tmp_path):
     models = tmp_path / "models"
     write_release(released, models)
     write_release(replace(released, model_version="v3"), models)
-    client = registry.open_store(settings_in(tmp_path).tracking_uri, settings_in(tmp_path).artifact_root)
-    published = registry.publish(
-        client,
-        models,
-        lambda version: registry.Publication(
-            replace(released, model_version=version), {}, {}, {}, {}, champion=True
-        ),
-    )
-    assert published.release.model_version == "v4"
-    assert read_champion(models).model_version == "v4"
+    set_champion(models, "v1")
+    client = client_in(tmp_path)
+    assert published(client, models, released, champion=False) == "v4"
+    assert champion_of(client) == "1"
 
 
 def test_two_trainings_do_not_write_at_once(tmp_path):
-    with registry.training_lock(tmp_path), pytest.raises(TrainingError, match="Another training"):
-        with registry.training_lock(tmp_path):
-            pass
+    with registry.training_lock(tmp_path):
+        error = _error_of(lambda: registry.training_lock(tmp_path).__enter__())
+        assert "Another training" in str(error)
     with registry.training_lock(tmp_path):
         pass
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The command
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -1077,7 +1069,7 @@ def test_the_command_helps_and_fails_in_one_sentence(tmp_path):
 
 
 def test_the_command_trains_from_feast(columns, tmp_path):
-    """The whole way with Feast's own retrieval out of Parquet exports, and with the future cut off by --as-of."""
+    """The whole way, with Feast's own retrieval out of Parquet exports."""
     warehouse = tmp_path / "warehouse.duckdb"
     exports = tmp_path / "exports"
     with warehouse_of(columns) as source:
@@ -1102,6 +1094,7 @@ def test_the_command_trains_from_feast(columns, tmp_path):
         "MODELS_DIR": str(tmp_path / "models"),
         "RAW_DATA_DIR": str(tmp_path / "raw"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "OMP_NUM_THREADS": "1",
     }
     before_apply = run_command(**environment)
     assert before_apply.returncode == 1 and "apply" in before_apply.stderr

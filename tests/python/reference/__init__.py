@@ -5,7 +5,8 @@
     labels(world, "customer_1", datetime(2026, 1, 5), as_of)
     world.judged.rejected                                  # quarantine.rejected_rows
 
-Everything is plain Python over lists of dicts. Where the warehouse and this package differ by one bit, one is wrong.
+Everything is plain Python over lists of dicts. Where the warehouse and this package differ by one bit, one
+is wrong.
 """
 
 from .contract import COLUMNS, DEFAULTS, PRIMARY_KEY, SUBJECTS, Settings

@@ -1,4 +1,6 @@
-"""The data contract of the seven raw tables, typed from raw-tables.md and features.md (never read from dbt)."""
+"""The data contract of the seven raw tables, typed from raw-tables.md and features.md (never read from
+dbt).
+"""
 
 from __future__ import annotations
 

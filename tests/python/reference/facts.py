@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from .contract import COLUMNS, DEFAULTS, Settings
-from .quarantine import Judged, judge, load_moment, primary_key
+from .quarantine import Judged, judge, load_moment, primary_key, version_order
 from .raw import Raw, Row
 
 
@@ -62,7 +62,9 @@ class Payment:
 
 @dataclass
 class Facts:
-    """All facts about one customer that are visible at one moment, and the profile and booking in force there."""
+    """All facts about one customer that are visible at one moment, and the profile and booking in force
+    there.
+    """
 
     signed_up_at: datetime | None = None
     profile: Row | None = None
@@ -106,7 +108,7 @@ class World:
                 if table == "raw_sessions":
                     self.sessions_of_tutor[row["tutor_id"]].add(key)
             for versions in self.versions[table].values():
-                versions.sort(key=load_moment)
+                versions.sort(key=version_order)
 
     @property
     def customers(self) -> list[str]:
@@ -114,7 +116,9 @@ class World:
         return sorted(key[0] for key in self.versions["raw_customers"])
 
     def arrived(self, loaded_at: datetime, at: datetime) -> bool:
-        """Whether what was loaded then belongs to the snapshot of `at`: loaded_at less the grace is before it."""
+        """Whether what was loaded then belongs to the snapshot of `at`: loaded_at less the grace is before
+        it.
+        """
         return loaded_at < at + self.settings.arrival_grace
 
     def delivered(self, table: str, key: tuple, at: datetime) -> list[Row]:
@@ -134,7 +138,9 @@ class World:
                 yield delivered[-1], delivered
 
     def known_at(self, event_at: datetime, delivered: list[Row], same: Callable[[Row], bool]) -> datetime:
-        """The later of event_at and (the first load of a version that carries the same value, less the grace)."""
+        """The later of event_at and (the first load of a version that carries the same value, less the
+        grace).
+        """
         first_loaded = min(load_moment(version) for version in delivered if same(version))
         if first_loaded == datetime.min:
             return event_at

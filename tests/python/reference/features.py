@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 from .contract import CHANNEL_CODE, DAY, GRADE_CODE, SUBJECT_CODE, TIER_CODE
 from .facts import Facts, Outcome, Rating, World
@@ -172,7 +173,7 @@ def tutor_features(world: World, facts: Facts, at: datetime) -> dict[str, Value]
     start = at - timedelta(days=30)
     switches = [
         later
-        for earlier, later in zip(completed, completed[1:], strict=False)
+        for earlier, later in pairwise(completed)
         if later.event_at >= start and later.tutor_id != earlier.tutor_id
     ]
     recent = [c.microseconds_waited for c in facts.confirmations if c.event_at >= start]
@@ -201,7 +202,7 @@ def profile_features(facts: Facts, at: datetime) -> dict[str, Value]:
     }
 
 
-# --- small words, shared with the labels ----------------------------------------------------------------------------
+# --- small words, shared with the labels ------------------------------------------------------------------
 
 
 def first_mean(*samples: list[int], default: float) -> float:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from .contract import DAY
 from .facts import World
 from .features import Value, days_since, first_mean, success_rate, tutor_consistency
-from .quarantine import load_moment
 from .raw import Row
 
 LABELS = [
@@ -34,13 +33,14 @@ def health_index(
     recency = max(0.0, 1 - days_since_session / 30.0)
     satisfaction = (average_rating - 1) / 4.0
     support = max(0.0, 1 - calls_14d / 4.0)
-    index = 35 * engagement
-    index = index + 20 * recency
-    index = index + 15 * satisfaction
-    index = index + 10 * payment_success
-    index = index + 10 * support
-    index = index + 10 * consistency
-    return index
+    return (
+        35 * engagement
+        + 20 * recency
+        + 15 * satisfaction
+        + 10 * payment_success
+        + 10 * support
+        + 10 * consistency
+    )
 
 
 def health_index_of_features(values: dict[str, Value]) -> float:
@@ -83,7 +83,7 @@ def history(world: World, customer_id: str) -> History:
 
     def latest(table: str) -> Iterable[Row]:
         for key in world.keys_of_customer[table][customer_id]:
-            version = max(world.versions[table][key], key=load_moment)
+            version = world.versions[table][key][-1]
             if version["customer_id"] == customer_id:
                 yield version
 

@@ -39,49 +39,61 @@ class Rejected:
 
 @dataclass
 class Judged:
-    """The raw rows, each delivery once, parted into valid and rejected ones."""
+    """The raw rows, parted into valid and rejected ones, each delivery once."""
 
     valid: Raw = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
 
 
 def judge(raw: Raw) -> Judged:
-    """Deduplicate deliveries, then check each version."""
-    rows = {table: unique_deliveries(table, raw[table]) for table in COLUMNS}
+    """Check each row, then keep each delivery once, among the valid rows and among the rejected ones."""
     known = {row["customer_id"] for row in raw["raw_customers"]} - {None}
     judged = Judged()
-    signups = {}  # customer -> its valid versions; filled by raw_customers, the first table
+    signups: dict[str, list[Row]] = {}  # customer -> its valid versions; raw_customers is the first table
     for table in COLUMNS:
-        judged.valid[table] = []
-        for row in rows[table]:
+        valid, rejected = [], []
+        for row in raw[table]:
             reason = first_failing_reason(table, row, known, signups)
             if reason is None:
-                judged.valid[table].append(row)
+                valid.append(row)
             else:
-                key = primary_key_text(table, row)
-                judged.rejected.append(Rejected(table, key, reason, row, row["loaded_at"]))
+                rejected.append(row)
+        judged.valid[table] = unique_deliveries(table, valid)
+        for row in unique_deliveries(table, rejected):
+            reason = first_failing_reason(table, row, known, signups)
+            judged.rejected.append(
+                Rejected(table, primary_key_text(table, row), reason, row, row["loaded_at"])
+            )
         if table == "raw_customers":
-            for row in judged.valid[table]:
+            for row in sorted(judged.valid[table], key=version_order):
                 signups.setdefault(row["customer_id"], []).append(row)
     return judged
 
 
 def unique_deliveries(table: str, rows: list[Row]) -> list[Row]:
-    """One row a (primary key, loaded_at): the greatest. A key with a null in it identifies nothing: whole rows do."""
+    """One row a (primary key, loaded_at): the greatest.
+
+    Where loaded_at is null, updated_at tells versions apart. A key with a null in it identifies nothing:
+    whole rows do.
+    """
     kept: dict[tuple, Row] = {}
     for row in rows:
         key = primary_key(table, row)
         if None in key:
             delivery = ("whole row", *(repr(row[name]) for name in COLUMNS[table]))
+        elif row["loaded_at"] is None:
+            delivery = ("never loaded", *key, row.get("updated_at"))
         else:
-            delivery = ("key", *key, row["loaded_at"])
+            delivery = ("loaded", *key, row["loaded_at"])
         if delivery not in kept or greatness(table, row) > greatness(table, kept[delivery]):
             kept[delivery] = row
     return list(kept.values())
 
 
 def greatness(table: str, row: Row) -> list[tuple]:
-    """How conflicting repetitions of one delivery are ranked: updated_at first, then the columns as they stand."""
+    """How conflicting repetitions of one delivery are ranked: updated_at first, then the columns as they
+    stand.
+    """
     names = [name for name in ("updated_at",) if name in row] + list(COLUMNS[table])
     return [value_rank(row[name]) for name in names]
 
@@ -206,13 +218,14 @@ def fact_times(table: str, row: Row) -> list[datetime]:
 def signup_to_judge_by(table: str, row: Row, signups: dict[str, list[Row]]) -> datetime | None:
     """The signed_up_at that event_before_signup compares with.
 
-    A version is judged once, when it arrives: by the latest valid customer version delivered with it or before it,
-    or, where the customer arrives later, by the customer's first one. A correction of signed_up_at that comes later
-    must not change what earlier snapshots saw. A customer version is judged by its own signed_up_at.
+    A version is judged once, when it arrives: by the latest valid customer version delivered with it or
+    before it, or, where the customer arrives later, by the customer's first one. A correction of
+    signed_up_at that comes later must not change what earlier snapshots saw. A customer version is judged
+    by its own signed_up_at.
     """
     if table == "raw_customers":
         return row["signed_up_at"]
-    versions = sorted(signups.get(row.get("customer_id"), []), key=lambda version: load_moment(version))
+    versions = signups.get(row.get("customer_id"), [])
     if not versions:
         return None
     before = [version for version in versions if load_moment(version) <= load_moment(row)]
@@ -222,3 +235,8 @@ def signup_to_judge_by(table: str, row: Row, signups: dict[str, list[Row]]) -> d
 def load_moment(row: Row) -> datetime:
     """loaded_at, where a missing one counts as before all time."""
     return row["loaded_at"] or BEGINNING
+
+
+def version_order(row: Row) -> tuple[datetime, datetime]:
+    """Versions of a row, oldest first: by loaded_at, then by updated_at."""
+    return load_moment(row), row.get("updated_at") or BEGINNING

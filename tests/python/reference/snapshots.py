@@ -22,7 +22,9 @@ def default_as_of(raw: Raw) -> datetime:
 
 
 def snapshots(world: World, as_of: datetime, daily_from: datetime | None = None) -> list[datetime]:
-    """Every Monday from 120 days after the first signup to as_of, every day from `daily_from`, and as_of itself."""
+    """Every Monday from 120 days after the first signup to as_of, every day from `daily_from`, and as_of
+    itself.
+    """
     start = min(row["signed_up_at"] for row in world.judged.valid["raw_customers"]) + FIRST_SNAPSHOT_AFTER
     moments = {as_of}
     midnight = datetime.combine(start.date(), time.min)

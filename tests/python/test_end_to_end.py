@@ -1,0 +1,171 @@
+"""The whole product on a small marketplace, as `make run` and `make daily` do it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from test_feast import write_configuration
+
+from feature_repo.catalog import load_catalog
+from feature_repo.check import column_differences, sample_pairs, value_differences, warehouse_columns
+from feature_repo.store import apply, open_store, registered_views
+from scoring.release import read_champion
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLIC = (
+    "features.customer_features",
+    "features.feature_catalog",
+    *(f"features.{family.relation}" for family in load_catalog().families),
+    "labels.customer_labels",
+    "predictions.customer_predictions",
+    "predictions.model_versions",
+    "marts.customer_health_current",
+    "marts.health_tier_summary",
+    "marts.health_tier_transitions",
+    "marts.cohort_retention",
+    "marts.prediction_outcomes",
+    "marts.market_supply_demand",
+    "quarantine.rejected_rows",
+)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a run left: its folder, the environment that points there, and what it printed."""
+
+    folder: Path
+    environment: dict[str, str]
+    printed: str
+
+    def rows(self, query: str) -> list[tuple]:
+        with duckdb.connect(self.environment["WAREHOUSE_PATH"], read_only=True) as connection:
+            return connection.execute(query).fetchall()
+
+
+def command(environment: dict[str, str], module: str, *arguments: str) -> str:
+    """Run `python -m module arguments` from the root; returns what it printed. It must succeed."""
+    run = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, f"{module} {arguments}:\n{run.stdout[-6000:]}\n{run.stderr[-3000:]}"
+    return run.stdout
+
+
+def simulate(folder: Path, end: str) -> None:
+    command(
+        {}, "simulator", "--customers=700", "--seed=5", "--start=2024-07-01", f"--end={end}", f"--out={folder}",
+        "--no-report", "--quiet",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    folder = tmp_path_factory.mktemp("product")
+    simulate(folder / "raw", "2026-07-01")
+    environment = {
+        "RAW_DATA_DIR": str(folder / "raw"),
+        "WAREHOUSE_PATH": str(folder / "warehouse.duckdb"),
+        "FEATURE_EXPORT_DIR": str(folder / "features"),
+        "MODELS_DIR": str(folder / "models"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "FEAST_FS_YAML_FILE_PATH": str(write_configuration(folder)),
+        "DBT_TARGET_PATH": str(folder / "target"),
+        "DBT_LOG_PATH": str(folder / "logs"),
+        "DBT_PROFILES_DIR": str(ROOT),
+    }
+    return Product(folder, environment, command(environment, "pipeline", "run"))
+
+
+def test_run_builds_every_public_relation_and_prints_a_summary(product: Product) -> None:
+    empty = [relation for relation in PUBLIC if product.rows(f"select count(*) from {relation}") == [(0,)]]
+    assert empty == []
+    for words in ("Training data", "Champion on held-out", "Predicted health tiers", "dbt build", "Time"):
+        assert words in product.printed
+
+
+def test_features_are_in_the_order_of_the_catalog(product: Product) -> None:
+    columns = [row[0] for row in product.rows("describe features.customer_features")]
+    assert columns == ["customer_id", "feature_timestamp", *load_catalog().names]
+    named = product.rows("select feature_name from features.feature_catalog order by position")
+    assert [row[0] for row in named] == list(load_catalog().names)
+
+
+def test_warehouse_offline_and_online_agree_on_500_pairs(
+    product: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in product.environment.items():
+        monkeypatch.setenv(name, value)
+    # A store of its own: the comparison materializes at one time after another, from before the first snapshot on.
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
+    store = open_store()
+    apply(store)
+    warehouse = Path(product.environment["WAREHOUSE_PATH"])
+    assert column_differences(registered_views(store), warehouse_columns(warehouse)) == []
+    pairs = sample_pairs(warehouse, moments=10, customers=50)
+    assert len(pairs) == 500
+    assert value_differences(store, warehouse, pairs) == []
+
+
+def test_predictions_are_the_boosters_to_the_last_bit(product: Product) -> None:
+    champion = read_champion(Path(product.environment["MODELS_DIR"]))
+    assert champion is not None
+    names = load_catalog().names
+    with duckdb.connect(product.environment["WAREHOUSE_PATH"], read_only=True) as connection:
+        stored = connection.execute(
+            f"""
+            select predictions.churn_risk_14d, predictions.churn_risk_30d, predictions.health_score,
+                predictions.session_velocity, predictions.first_session_success, {", ".join(names)}
+            from predictions.customer_predictions as predictions
+            inner join features.customer_features using (customer_id, feature_timestamp)
+            """
+        ).fetchnumpy()
+    features = np.column_stack([stored[name].astype(np.float64) for name in names])
+    expected = champion.predict(features, names)
+    for name in ("churn_risk_14d", "churn_risk_30d", "health_score", "session_velocity"):
+        assert np.array_equal(stored[name], expected[name]), name
+    newcomers = stored["total_sessions_lifetime"] == 0
+    first = np.ma.filled(stored["first_session_success"].astype(np.float64), np.nan)
+    assert np.array_equal(first[newcomers], expected["first_session_success"][newcomers])
+    assert np.isnan(first[~newcomers]).all()
+    assert newcomers.any()
+
+
+def test_daily_adds_one_day_and_repeats_safely(product: Product) -> None:
+    before = product.rows("select * from features.customer_features order by all")
+    simulate(product.folder / "next", "2026-07-02")
+    environment = product.environment | {"RAW_DATA_DIR": str(product.folder / "next")}
+    counts = []
+    for _ in range(2):
+        command(environment, "pipeline", "daily", "--as-of=2026-07-02")
+        counts.append(
+            product.rows(
+                """
+                select
+                    (select count(*) from features.customer_features),
+                    (select count(*) from predictions.customer_predictions),
+                    (select count(*) from marts.customer_health_current where feature_timestamp = '2026-07-02')
+                """
+            )
+        )
+    assert counts[0] == counts[1]
+    assert counts[0][0][2] > 0
+    assert product.rows(
+        "select * from features.customer_features where feature_timestamp < '2026-07-02' order by all"
+    ) == before
+    online = command(environment, "feature_repo", "check", "--values=50")
+    assert online
+    newest = product.rows("select max(feature_timestamp) from predictions.customer_predictions")
+    assert newest == [(datetime(2026, 7, 2, tzinfo=UTC).replace(tzinfo=None),)]
