@@ -1030,7 +1030,7 @@ def case_late_customer(raw: RawData) -> list[Expect]:
     raw.again("raw_sessions", given, D - DAY, customer_id="known_taker")
     # and one that came back meanwhile has never left
     given = raw.session("known_back_s", "known_giver", D - 3 * DAY)
-    raw.again("raw_sessions", given, D - 2 * DAY, customer_id="known_taker")
+    raw.again("raw_sessions", given, D - 2 * DAY + 12 * HOUR, customer_id="known_taker")
     raw.again("raw_sessions", given, D - DAY, duration_minutes=30)
     return [
         Expect("known_late", D, None),
