@@ -2,7 +2,7 @@
 
 import os
 
-# OpenMP's idle threads spin by default. Where the cores are shared, LightGBM then waits for itself: training on two
-# busy cores took ten times as long (28.1 s against 2.8 s a model). It reads this when LightGBM is first loaded, so it
-# stands here, before any module of the package can import LightGBM.
+# OpenMP's idle threads spin by default. Where the cores are shared, LightGBM then waits for itself: training
+# on two busy cores took ten times as long (28.1 s against 2.8 s a model). It reads this when LightGBM is
+# first loaded, so it stands here, before any module of the package can import LightGBM.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

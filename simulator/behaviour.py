@@ -65,7 +65,7 @@ def transition_matrix(config: Config, outlook: Outlook, monday: date, trouble: n
     n = len(trouble)
     felt = np.minimum(trouble, moves.trouble_ceiling)
     fragile = outlook.fragility
-    subjects_over, _ = exams_just_over(monday)
+    subjects_over = exams_just_over(monday)
     leave = np.where(outlook.goal_near, moves.goal_reached, 0.0)
     if subjects_over:
         over = np.isin(outlook.subject, list(subjects_over)) & outlook.goal_is_exam

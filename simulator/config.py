@@ -58,15 +58,16 @@ class Marketplace:
     """Who comes and who teaches."""
 
     customers_per_tutor: int = 20
-    minimum_tutors: int = 20
+    minimum_tutors: int = 20  # one for each of the 20 subjects
     opening_share: float = 0.20  # customers moved over from an earlier system in the opening weeks
     opening_days: int = 21
-    weekly_growth: float = 0.007  # a young marketplace: about 1.5 times the signups after two years
+    weekly_growth: float = 0.007  # a young marketplace: signups double within two years
     channel_share: tuple[float, ...] = (0.38, 0.27, 0.17, 0.18)
     grade_share: tuple[float, ...] = (0.17, 0.28, 0.42, 0.13)
     tier_share: tuple[float, ...] = (0.34, 0.46, 0.20)
     missing_profile_share: float = 0.004  # a null tier, channel or grade is allowed by the contract
-    lessons_a_week: tuple[float, ...] = (0.0, 0.03, 0.32, 0.65)  # wished for when all goes well: 1 to 4
+    # share that would like 1, 2, 3, 4 lessons a week when all goes well: thriving customers hold about 2.7
+    lessons_a_week: tuple[float, ...] = (0.0, 0.03, 0.32, 0.65)
     never_books_share: float = 0.05
     price: tuple[float, ...] = (32.0, 48.0, 75.0)  # dollars a lesson by tier
     fragility_spread: float = 0.35  # people differ in how fast they leave for reasons that nobody sees
@@ -78,13 +79,15 @@ class Attendance:
     week.
     """
 
+    # regular weekly slots make counts steadier than chance; at risk they book one week in two or three
     books_slot: tuple[float, ...] = (0.98, 0.96, 0.42, 0.0)
+    # cancellations and no-shows give a customer at risk away before the lessons stop
     customer_cancels: tuple[float, ...] = (0.03, 0.085, 0.29, 0.72)
     no_show: tuple[float, ...] = (0.008, 0.025, 0.17, 0.22)
-    extra_lesson: float = (
-        0.22  # a week: healthy customers who would like four lessons take a second one now and then
-    )
+    # a week: healthy customers who would like more book a second lesson now and then (1.2 a week)
+    extra_lesson: float = 0.22
     books_first: float = 0.70  # a week, who has had no lesson yet
+    # share of lessons held by whoever is free: tutor consistency falls from 90 to 57 % by segment
     substitute_tutor: tuple[float, ...] = (0.015, 0.17, 0.5, 0.5)
     extra_logins: tuple[float, ...] = (1.5, 1.0, 0.45, 0.10)
     messages: tuple[float, ...] = (1.1, 0.7, 0.30, 0.05)
@@ -100,17 +103,21 @@ class Attendance:
 class Moves:
     """Weekly hazards of the latent state, before causes act on them."""
 
+    # in balance about a quarter thrives, under half is healthy, a fifth at risk; stays last 20 to 40 weeks
     thriving_to_healthy: float = 0.026
     thriving_to_at_risk: float = 0.004
     thriving_to_lapsed: float = 0.001
     healthy_to_thriving: float = 0.020
     healthy_to_at_risk: float = 0.025
     healthy_to_lapsed: float = 0.002
+    # most who are at risk recover or drift on and off: half of them show a gap of a month soon
     at_risk_to_thriving: float = 0.010
     at_risk_to_healthy: float = 0.070
     at_risk_to_lapsed: float = 0.024
+    # some come back in the first weeks, hardly any later; twice as many at back-to-school
     lapsed_to_healthy: float = 0.05
     return_fades_weeks: float = 6.0
+    # leaving content: the goal is reached, the exam is over
     goal_reached: float = 0.030
     exam_over: float = 0.05
     # trouble: what each bad event adds to it

@@ -59,14 +59,12 @@ def back_to_school(year: int) -> date:
     return day + timedelta(days=(-day.weekday()) % 7)
 
 
-def exams_just_over(monday: date) -> tuple[frozenset[int], float]:
-    """Subjects whose exam lies in the three weeks before ``monday``, and how many of their customers had it
-    as goal.
-    """
+def exams_just_over(monday: date) -> frozenset[int]:
+    """Codes of the subjects whose exam lies in the few weeks before ``monday``: some had no other goal."""
     day = monday + timedelta(days=3)
-    over: set[int] = set()
+    over: frozenset[int] = frozenset()
     if date(day.year, 5, 15) <= day <= date(day.year, 6, 7):
         over |= AP_SUBJECTS
     if day.month in (3, 5, 6, 10, 12) and 6 <= day.day <= 19:
         over |= TEST_SUBJECTS
-    return frozenset(over), 1.0
+    return over

@@ -206,15 +206,20 @@ class DatasetWriter:
 
     Everything goes to ``<directory>.partial`` first and is renamed when the run is complete, so a run that
     was killed never looks like a whole one. Raises FileExistsError when the directory holds files and
-    ``overwrite`` is off.
+    ``overwrite`` is off, or when it holds anything but raw tables.
     """
 
     def __init__(self, directory: Path, overwrite: bool) -> None:
         self.directory = directory
         self.partial = directory.with_name(directory.name + ".partial")
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())) and not overwrite:
-            raise FileExistsError(f"{directory} is not empty: choose another --out or add --overwrite.")
         self._columns = TABLES | {"truth": TRUTH}
+        present = {path.name for path in directory.iterdir()} if directory.exists() else set()
+        if present and not overwrite:
+            raise FileExistsError(f"{directory} is not empty: choose another --out or add --overwrite.")
+        if strangers := sorted(present - self._columns.keys()):  # never remove what is not ours
+            raise FileExistsError(
+                f"{directory} holds more than raw tables ({strangers[0]}): choose another --out."
+            )
         self._pending: dict[tuple[str, int], list[Batch]] = {}
         self._pending_rows: dict[tuple[str, int], int] = {}
         self._writers: dict[tuple[str, int], pq.ParquetWriter] = {}

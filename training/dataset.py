@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 # entity row i.
 Retrieve = Callable[[pa.Table, str], pa.Table]
 
-# More hardly helps, because neighbouring weeks of a customer are nearly copies of each other: at 10,000 customers
-# the log loss of churn within 30 days was 0.378 with 30,000 fit rows and 0.377 with twice as many.
+# More hardly helps, because neighbouring weeks of a customer are nearly copies of each other: at 10,000
+# customers the log loss of churn within 30 days was 0.378 with 30,000 fit rows and 0.377 with twice as many.
 MOST_FIT_ROWS = 100_000
 
 _MONDAY = 1  # DuckDB's isodow

@@ -58,7 +58,8 @@ def learn(
 
     Early stopping watches the primary figure on the choose block's primary population; calibration uses the
     same rows. `categorical` names the features that are codes; LightGBM reads their -1 as missing, at
-    training and at scoring alike. Equal arguments give an equal model, whatever `threads` (default: OpenMP's, one a core).
+    training and at scoring alike. Equal arguments give an equal model, whatever `threads` (default:
+    OpenMP's, one a core).
     """
     fitting = examples.of(FIT)
     choosing = examples.of(CHOOSE)

@@ -81,7 +81,7 @@ def train(
         plans = {spec.name: plan(labelled, spec) for spec in SPECS}
         progress(f"{len(labelled):,} labelled snapshots")
         examples = retrieve_examples(labelled, list(plans.values()), retrieve)
-        progress(f"features of {_training_rows(plans):,} snapshots")
+        progress(f"features of {_all_rows(plans):,} snapshots")
         learned = {}
         for spec in SPECS:
             learned[spec.name] = learn(
@@ -199,6 +199,10 @@ def _publication(
         },
         champion=outcome.champion,
     )
+
+
+def _all_rows(plans: Mapping[str, Plan]) -> int:
+    return len(np.unique(np.concatenate([each.rows for each in plans.values()])))
 
 
 def _training_rows(plans: Mapping[str, Plan]) -> int:

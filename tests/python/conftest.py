@@ -50,6 +50,7 @@ def dbt_build(
     *,
     warehouse: Path | None = None,
     select: Iterable[str] = SELECTION,
+    options: Iterable[str] = (),
     check: bool = True,
     **variables: Any,
 ) -> tuple[Warehouse, subprocess.CompletedProcess[str]]:
@@ -73,7 +74,7 @@ def dbt_build(
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
     run = subprocess.run(
-        [DBT, "build", "--project-dir", ROOT, "--vars", json.dumps(texts), "--select", *select],
+        [DBT, "build", "--project-dir", ROOT, "--vars", json.dumps(texts), "--select", *select, *options],
         cwd=ROOT,
         env=environment,
         capture_output=True,

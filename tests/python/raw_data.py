@@ -717,6 +717,9 @@ def case_first_session_label(raw: RawData) -> list[Expect]:
         raw.customer(name, D - 10 * DAY)
         rated_at = None if rated_after is None else moment + rated_after
         raw.session(f"{name}_s", name, moment, rating=rating, rated_at=rated_at)
+    # rated_at without a rating is no rating
+    raw.customer("first_half_rated", D - 10 * DAY)
+    raw.session("first_half_rated_s", "first_half_rated", D + DAY, rating=None, rated_at=D + DAY)
     # two sessions at one moment: the label's first is the one with the lesser id
     raw.customer("first_tie", D - 10 * DAY)
     raw.session("first_tie_9", "first_tie", D + DAY, rating=5, rated_at=D + DAY)
@@ -1049,10 +1052,17 @@ def case_corrected_signup(raw: RawData) -> list[Expect]:
     """A signup corrected by hours: tenure as it was known; a signup not before D is not visible."""
     raw.customer("signup_moved", D - 10 * DAY)
     raw.customer("signup_moved", D - 10 * DAY + 6 * HOUR, updated_at=D - 10 * DAY, loaded_at=D + DAY)
+    # corrected two days back, and then again to what it was
+    raw.customer("signup_twice", D - 10 * DAY)
+    raw.customer("signup_twice", D - 12 * DAY, updated_at=D - 10 * DAY, loaded_at=D + DAY)
+    raw.customer("signup_twice", D - 10 * DAY, loaded_at=D + 9 * DAY)
     raw.customer("signup_at_d", D, loaded_at=D - HOUR)
     return [
         Expect("signup_moved", D, {"customer_tenure_days": 10}),
         Expect("signup_moved", D + 7 * DAY, {"customer_tenure_days": 16}),
+        Expect("signup_twice", D, {"customer_tenure_days": 10}),
+        Expect("signup_twice", D + 7 * DAY, {"customer_tenure_days": 19}),
+        Expect("signup_twice", D + 14 * DAY, {"customer_tenure_days": 24}),
         Expect("signup_at_d", D, None),
         Expect("signup_at_d", D + 7 * DAY, {"customer_tenure_days": 7}),
     ]
@@ -1175,7 +1185,17 @@ def case_missing_load_times(raw: RawData) -> list[Expect]:
     raw.session("unloaded_d", "unloaded", D - 4 * DAY, updated_at=D - 4 * DAY, **opened)
     raw.event("unloaded_l", "unloaded", D - 3 * DAY, loaded_at=None)
     raw.again("raw_app_events", raw.tables["raw_app_events"][-1], D + DAY, event_type="message_sent")
+    # a later version with a load does not make the earlier one, known all along, any younger
+    raw.customer("half_loaded", loaded_at=None)
+    raw.customer("half_loaded", subscription_tier="premium", updated_at=D + DAY)
+    first = raw.session(
+        "half_loaded_a", "half_loaded", D - 3 * DAY, rating=5, rated_at=D - 3 * DAY, loaded_at=None
+    )
+    raw.again("raw_sessions", first, D - HOUR)
+    raw.session("half_loaded_b", "half_loaded", D - 2 * DAY, rating=1, rated_at=D - 2 * DAY)
     return [
+        Expect("half_loaded", D, {"first_session_was_success": 1, "subscription_tier": 1}),
+        Expect("half_loaded", D + 7 * DAY, {"first_session_was_success": 1, "subscription_tier": 2}),
         Expect(
             "unloaded",
             D,

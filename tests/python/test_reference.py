@@ -205,7 +205,18 @@ def test_first_session_labels(hard_world: World) -> None:
     """Only a first session in [D, D + 14 days), rated within seven days, has a label."""
     found = {
         name: labels(hard_world, f"first_{name}", D, AS_OF)["label_first_session_success"]
-        for name in ("good", "bad", "late_rating", "before", "last", "after", "unrated", "tie", "corrected")
+        for name in (
+            "good",
+            "bad",
+            "late_rating",
+            "before",
+            "last",
+            "after",
+            "unrated",
+            "half_rated",
+            "tie",
+            "corrected",
+        )
     }
     assert found == {
         "good": 1,
@@ -215,6 +226,7 @@ def test_first_session_labels(hard_world: World) -> None:
         "last": 1,
         "after": None,
         "unrated": None,
+        "half_rated": None,
         "tie": 0,
         "corrected": 1,
     }

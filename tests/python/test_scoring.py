@@ -560,6 +560,8 @@ class Project:
             if event.info.level == "warn":
                 warnings.append(event.info.msg)
 
+        if arguments[0] == "build":  # the unit tests have their turn in `dbt build` of the whole project
+            arguments += ("--exclude-resource-type", "unit_test")
         result = dbtRunner(callbacks=[listen]).invoke([*arguments, "--project-dir", str(ROOT)])
         DuckDBConnectionManager.close_all_connections()
         gc.collect()

@@ -374,7 +374,20 @@ def test_a_filled_directory_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="--overwrite"):
         DatasetWriter(tmp_path, overwrite=False)
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        DatasetWriter(tmp_path, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_leaves_the_new_run_alone(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        simulate(
+            Config(customers=20, seed=seed, start=START, end=date(2024, 9, 1)),
+            tmp_path / "raw",
+            overwrite=True,
+        )
+    simulate(Config(customers=20, seed=2, start=START, end=date(2024, 9, 1)), tmp_path / "fresh")
+    assert digests(tmp_path / "raw") == digests(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(
