@@ -30,9 +30,9 @@ class Marketplace:
 def simulation_step(marketplace: Marketplace) -> Step | None:
     """The step that simulates `marketplace`, or None when there are raw data to use.
 
-    Data in RAW_DATA_DIR are the user's own. In the default directory a simulation with the same arguments is used
-    again. Raises MarketplaceError when it holds a simulation with others: features of two marketplaces must not meet in
-    one warehouse.
+    Data in RAW_DATA_DIR are the user's own. In the default directory a simulation with the same arguments is
+    used again. Raises MarketplaceError when it holds a simulation with others: features of two marketplaces
+    must not meet in one warehouse.
     """
     directory = raw_data_dir()
     if os.environ.get("RAW_DATA_DIR"):

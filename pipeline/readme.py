@@ -2,8 +2,8 @@
 
     python -m pipeline.readme     # after `make run`: rewrites the outputs
 
-A query is a fenced block marked `sql`; its output is the fenced `text` block right after it. A test runs every query, so
-the README cannot ask for what the warehouse does not have.
+A query is a fenced block marked `sql`; its output is the fenced `text` block right after it. A test runs
+every query, so the README cannot ask for what the warehouse does not have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def queries(markdown: str) -> list[str]:
 
 
 def with_output(markdown: str, connection: duckdb.DuckDBPyConnection) -> str:
-    """The text with every output block replaced by what its query gives. Raises duckdb.Error when one fails."""
+    """The text with every output block replaced by what its query gives.
+
+    Raises duckdb.Error when a query fails.
+    """
 
     def refreshed(match: re.Match[str]) -> str:
         return f"```sql\n{match['query']}```\n\n```text\n{_as_text(connection.sql(match['query']))}\n```"

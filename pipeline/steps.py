@@ -50,7 +50,8 @@ def run_steps(console: Console, steps: Sequence[Step]) -> dict[str, float]:
         seconds[step.title] = time.monotonic() - started
         if exit_code:
             raise StepError(
-                f"Step {number} of {len(steps)} ({step.title}) failed with exit code {exit_code}; its messages are above."
+                f"Step {number} of {len(steps)} ({step.title}) failed with exit code {exit_code}; "
+                "its messages are above."
             )
     return seconds
 

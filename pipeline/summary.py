@@ -22,7 +22,7 @@ RELATIONS = (
     "quarantine.rejected_rows",
 )
 
-# The snapshots of the last year: the reference describes customers of a running marketplace, not of its first months.
+# The last year alone: the reference describes customers of a running marketplace, not of its first months.
 _TRAINING_DATA = """
 with recent as (
     select * from labels.customer_labels
@@ -64,9 +64,9 @@ def show_summary(console: Console) -> None:
         console.print(_training_data(connection))
         console.print(_model_quality(connection))
     console.print(
-        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. README.md has a query for each "
-        "table, the look-up of a customer online, and how to bring your own data; docs/decisions.md says why each "
-        "definition is as it is.",
+        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. README.md has a "
+        "query for each table, the look-up of a customer online, and how to bring your own data; "
+        "docs/decisions.md says why each definition is as it is.",
         highlight=False,
     )
 
@@ -110,7 +110,9 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
         "model", "figure", "everyone", "not yet lapsed", "baseline", "best possible", "reference",
         title="Champion on held-out customers and weeks",
     )  # fmt: skip
-    champion = connection.execute("select held_out from predictions.model_versions where is_champion").fetchall()
+    champion = connection.execute(
+        "select held_out from predictions.model_versions where is_champion"
+    ).fetchall()
     if not champion:
         return table
     held_out = json.loads(champion[0][0])

@@ -77,10 +77,16 @@ def true_risks(
     already = np.clip(np.ceil(days_without_lesson / 7).astype(int) - 1, 0, GAP_WEEKS)
     mass[rows, outlook.state, already] = 1.0
     risk: dict[int, np.ndarray] = {}
+    # Who comes back after D + 14 days from a gap that was long enough has lapsed for the 14-day label, and so
+    # for the 30-day label too, whatever comes after: set apart from the chain.
+    returned = np.zeros(n)
     for week in range(5):
         mass = np.einsum("nij,nim->njm", matrices[week], mass)
         held = mass * (1 - missed[week])[:, :, None]
         gap = mass * missed[week][:, :, None]
+        if week >= 2:
+            returned += held[:, :, GAP_WEEKS].sum(axis=1)
+            held = held[:, :, :GAP_WEEKS]
         mass = np.empty_like(mass)
         held = held.sum(axis=2)
         # the first lesson ends the waiting: it leads to every state
@@ -91,6 +97,6 @@ def true_risks(
         mass[:, :, GAP_WEEKS] += gap[:, :, GAP_WEEKS]
         if week + 1 in (2, 4, 5):
             need = grows(week + 1)[:, :, ::-1]  # with m weeks missed, four less m are still needed
-            risk[week + 1] = (mass * need).sum(axis=(1, 2))
+            risk[week + 1] = returned + (mass * need).sum(axis=(1, 2))
     risk_30 = (5 * risk[4] + 2 * risk[5]) / 7
     return hazard, risk[2].clip(0, 1), risk_30.clip(0, 1)

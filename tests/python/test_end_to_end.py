@@ -17,7 +17,7 @@ from test_feast import write_configuration
 from feature_repo.catalog import load_catalog
 from feature_repo.check import column_differences, sample_pairs, value_differences, warehouse_columns
 from feature_repo.store import apply, open_store, registered_views
-from scoring.release import read_champion
+from scoring.release import MODEL_NAMES, read_champion
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
@@ -65,10 +65,8 @@ def command(environment: dict[str, str], module: str, *arguments: str) -> str:
 
 
 def simulate(folder: Path, end: str) -> None:
-    command(
-        {}, "simulator", "--customers=700", "--seed=5", "--start=2024-07-01", f"--end={end}", f"--out={folder}",
-        "--no-report", "--quiet",
-    )  # fmt: skip
+    options = ["--customers=700", "--seed=5", "--start=2024-07-01", f"--end={end}", f"--out={folder}"]
+    command({}, "simulator", *options, "--no-report", "--quiet")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +106,7 @@ def test_warehouse_offline_and_online_agree_on_500_pairs(
 ) -> None:
     for name, value in product.environment.items():
         monkeypatch.setenv(name, value)
-    # A store of its own: the comparison materializes at one time after another, from before the first snapshot on.
+    # A store of its own: the comparison materializes at one time after another, from the first snapshot on.
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
     store = open_store()
     apply(store)
@@ -126,8 +124,7 @@ def test_predictions_are_the_boosters_to_the_last_bit(product: Product) -> None:
     with duckdb.connect(product.environment["WAREHOUSE_PATH"], read_only=True) as connection:
         stored = connection.execute(
             f"""
-            select predictions.churn_risk_14d, predictions.churn_risk_30d, predictions.health_score,
-                predictions.session_velocity, predictions.first_session_success, {", ".join(names)}
+            select {", ".join(f"predictions.{name}" for name in MODEL_NAMES)}, {", ".join(names)}
             from predictions.customer_predictions as predictions
             inner join features.customer_features using (customer_id, feature_timestamp)
             """
@@ -156,15 +153,21 @@ def test_daily_adds_one_day_and_repeats_safely(product: Product) -> None:
                 select
                     (select count(*) from features.customer_features),
                     (select count(*) from predictions.customer_predictions),
-                    (select count(*) from marts.customer_health_current where feature_timestamp = '2026-07-02')
+                    (
+                        select count(*) from marts.customer_health_current
+                        where feature_timestamp = '2026-07-02'
+                    )
                 """
             )
         )
     assert counts[0] == counts[1]
     assert counts[0][0][2] > 0
-    assert product.rows(
-        "select * from features.customer_features where feature_timestamp < '2026-07-02' order by all"
-    ) == before
+    assert (
+        product.rows(
+            "select * from features.customer_features where feature_timestamp < '2026-07-02' order by all"
+        )
+        == before
+    )
     online = command(environment, "feature_repo", "check", "--values=50")
     assert online
     newest = product.rows("select max(feature_timestamp) from predictions.customer_predictions")
