@@ -2,7 +2,8 @@
 -- depends_on: {{ ref('customer_features') }}
 with final as (
     {%- if execute %}
-    {%- for column in graph.nodes['model.' ~ project_name ~ '.customer_features'].columns.values() if column.meta.family %}
+    {%- set columns = graph.nodes['model.' ~ project_name ~ '.customer_features'].columns.values() %}
+    {%- for column in columns if column.meta.family %}
     select
         '{{ column.name }}' as feature_name,
         cast({{ column.meta.position }} as integer) as position,

@@ -60,8 +60,8 @@ final as (
     {%- for attribute in attributes %}
     left join codes as {{ attribute }}_codes
         on
-            {{ attribute }}_codes.attribute = '{{ attribute }}'
-            and profiles.{{ attribute }} = {{ attribute }}_codes.value
+            profiles.{{ attribute }} = {{ attribute }}_codes.value
+            and {{ attribute }}_codes.attribute = '{{ attribute }}'
     {%- endfor %}
 )
 

@@ -216,20 +216,15 @@ def fact_times(table: str, row: Row) -> list[datetime]:
 
 
 def signup_to_judge_by(table: str, row: Row, signups: dict[str, list[Row]]) -> datetime | None:
-    """The signed_up_at that event_before_signup compares with.
+    """The signed_up_at that event_before_signup compares with: as the customer's first valid version told it.
 
-    A version is judged once, when it arrives: by the latest valid customer version delivered with it or
-    before it, or, where the customer arrives later, by the customer's first one. A correction of
-    signed_up_at that comes later must not change what earlier snapshots saw. A customer version is judged
-    by its own signed_up_at.
+    A correction of signed_up_at that comes later changes the tenure from then on, but never the verdict on
+    rows that earlier snapshots have counted. A customer version is judged by its own signed_up_at.
     """
     if table == "raw_customers":
         return row["signed_up_at"]
     versions = signups.get(row.get("customer_id"), [])
-    if not versions:
-        return None
-    before = [version for version in versions if load_moment(version) <= load_moment(row)]
-    return (before[-1] if before else versions[0])["signed_up_at"]
+    return versions[0]["signed_up_at"] if versions else None
 
 
 def load_moment(row: Row) -> datetime:
