@@ -18,7 +18,8 @@ from pipeline.summary import show_summary
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a job and return its exit code: 0 when every step succeeded, else 1."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    # A log has no width of its own; at 80 columns the tables would be cut.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         options.job(console, options)
     except (StepError, MarketplaceError) as error:

@@ -1,6 +1,4 @@
-"""What the tutor system delivers every night: its roster and the hours that are still free, by subject and
-week.
-"""
+"""What the tutor system delivers every night: its roster and the hours on offer, by subject and week."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ def deliver_supply(
     """Delivers the roster and the availability of one week, night by night.
 
     Every night a seventh of the tutors (at least one) is sent again around 02:00, so a week refreshes all,
-    and with it what this seventh still has free in the current and the next week. ``booked_hours`` is by
-    tutor, of the current week.
+    and with it the hours that this seventh offers in the current and the next week. Tutors whom families
+    book more offer more: ``booked_hours`` is by tutor, of the current week.
     """
     rng = generator(config.seed, WEEK_OF_MARKET, week)
     mood = 0.85 + 0.3 * rng.random(tutors.count)  # not every week is the same for a tutor
@@ -58,18 +56,15 @@ def deliver_supply(
         row, subject = np.nonzero(tutors.teaches[sent])
         who = sent[row]
         parts = []
-        for ahead, filled in ((0, 0.75 + 0.25 * night / 6), (1, 0.25 + 0.55 * night / 6)):
-            free = (
-                per_subject[who]
-                * mood[who]
-                * np.maximum(0.0, 1 - np.minimum(share_booked[who], 1.0) * filled)
-            )
+        for ahead in (0, 1):
+            revised = 1 + 0.02 * (night - 3) * (2 * ahead - 1)  # next week's hours firm up, this week's go
+            offered = per_subject[who] * mood[who] * np.maximum(1.0, share_booked[who] / 0.9) * revised
             parts.append(
                 {
                     "tutor_id": who + 1,
                     "subject": subject.astype(np.int8),
                     "week_start": np.full(len(who), starts + ahead * WEEK),
-                    "available_hours": np.round(free, 2),
+                    "available_hours": np.round(offered, 2),
                     "loaded_at": landed[row] + HOUR // 4,
                 }
             )

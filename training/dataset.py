@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from training.errors import TrainingError
-from training.models import ModelSpec
+from training.models import NOT_YET_LAPSED, ModelSpec
 from training.split import CHOOSE, FIT, NOWHERE, REPORT, Blocks, assign, customer_hashes, split_time, thin
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Retrieve = Callable[[pa.Table, str], pa.Table]
 MOST_FIT_ROWS = 100_000
 
 _MONDAY = 1  # DuckDB's isodow
-_NEVER_LAPSED_DAYS = 30  # lapse_days of labels-and-health.md: a longer gap without a session is a lapse
+_LAPSE_DAYS = 30  # labels-and-health.md: so long without a session is a lapse
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Examples:
     @property
     def not_yet_lapsed(self) -> np.ndarray:
         """Which rows' customers completed a session within the 30 days before the snapshot, bool (rows,)."""
-        return self.extra["days_since_last_session"] < _NEVER_LAPSED_DAYS
+        return self.extra["days_since_last_session"] < _LAPSE_DAYS
 
 
 @dataclass(frozen=True)
@@ -184,34 +184,37 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
         usable &= labelled.values["total_sessions_lifetime"] == 0
     assigned = np.where(usable, assign(labelled.hashes, labelled.snapshots, blocks), NOWHERE)
     assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
-    _check_enough(spec, labelled.values[spec.label], assigned)
+    _check_enough(spec, labelled, assigned)
     rows = np.flatnonzero(assigned != NOWHERE)
     return Plan(spec=spec, blocks=blocks, rows=rows, block=assigned[rows])
 
 
 # With fewer rows than this, or fewer of either outcome, there is nothing to learn or to say.
-_LEAST_ROWS = {FIT: 50, CHOOSE: 10, REPORT: 10}
-_LEAST_OF_EACH_OUTCOME = {FIT: 10, CHOOSE: 2, REPORT: 2}
+_LEAST_ROWS = {FIT: 20, CHOOSE: 5, REPORT: 5}
+_LEAST_OF_EACH_OUTCOME = {FIT: 5, CHOOSE: 1, REPORT: 1}
 # With fewer than this, figures and calibration are rough.
 _ROUGH_ROWS = 200
 _PURPOSE = {FIT: "fit on", CHOOSE: "choose with", REPORT: "report on"}
 
 
-def _check_enough(spec: ModelSpec, labels: np.ndarray, assigned: np.ndarray) -> None:
+def _check_enough(spec: ModelSpec, labelled: LabelledSnapshots, assigned: np.ndarray) -> None:
+    labels = labelled.values[spec.label]
+    counted = np.ones(len(labelled), dtype=bool)
+    if spec.primary_population == NOT_YET_LAPSED:
+        counted = labelled.values["days_since_last_session"] < _LAPSE_DAYS
     for code, least in _LEAST_ROWS.items():
-        chosen = labels[assigned == code]
-        if len(chosen) < least:
+        chosen = labels[(assigned == code) & counted]
+        what, lack = "mature snapshots", len(chosen) < least
+        found = len(chosen)
+        if spec.kind == "probability" and not lack:
+            what, least = "mature snapshots of the rarer outcome", _LEAST_OF_EACH_OUTCOME[code]
+            found = int(min(chosen.sum(), len(chosen) - chosen.sum()))
+            lack = found < least
+        if lack:
             raise TrainingError(
-                f"{spec.name} has {len(chosen)} mature snapshots to {_PURPOSE[code]} and needs at least "
-                f"{least}: more customers or a longer history are needed."
+                f"{spec.name} has {found} {what} to {_PURPOSE[code]} and needs at least {least}: "
+                "more customers or a longer history are needed."
             )
-        if spec.kind == "probability":
-            rarer = int(min(chosen.sum(), len(chosen) - chosen.sum()))
-            if rarer < _LEAST_OF_EACH_OUTCOME[code]:
-                raise TrainingError(
-                    f"{spec.name} has {rarer} snapshots of the rarer outcome to {_PURPOSE[code]} and needs "
-                    f"at least {_LEAST_OF_EACH_OUTCOME[code]}: more customers or a longer history are needed."
-                )
         if len(chosen) < _ROUGH_ROWS:
             log.warning("%s has only %d snapshots to %s: rough", spec.name, len(chosen), _PURPOSE[code])
 

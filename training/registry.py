@@ -10,8 +10,9 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,9 @@ def publish(
             set_champion(models_dir, publication.release.model_version)
         client.set_terminated(run_id, "FINISHED")
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        # Where the store itself is what fails, that error is the one to see.
+        with suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
         raise
     return publication
 
@@ -133,7 +136,7 @@ def publish(
 def _log(client: "MlflowClient", run_id: str, publication: Publication) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    moment = int(publication.release.trained_at.timestamp() * 1000)
+    moment = int(publication.release.trained_at.replace(tzinfo=UTC).timestamp() * 1000)
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, moment, 0) for name, value in publication.metrics.items()],

@@ -6,6 +6,7 @@ for models to find, no meaning beyond that. The last test goes through Feast its
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -364,19 +365,26 @@ def test_lost_rows_and_missing_features_are_refused():
 
 
 def test_too_few_rows_or_outcomes_say_which(columns):
-    few = {
-        name: values[np.char.startswith(columns["customer_id"].astype(str), "c000")]
-        for name, values in columns.items()
-    }
-    with warehouse_of(few) as warehouse:
-        labelled = read_labelled_snapshots(warehouse, SPECS, AS_OF)
-    with pytest.raises(TrainingError, match=r"first_session_success has \d+ .* needs at least"):
-        plan(labelled, SPEC["first_session_success"])
-    calm = {**columns, "label_churn_risk_14d": np.zeros(len(columns["customer_id"]))}
-    with warehouse_of(calm) as warehouse:
-        labelled = read_labelled_snapshots(warehouse, SPECS, AS_OF)
-    with pytest.raises(TrainingError, match="churn_risk_14d has 0 snapshots of the rarer outcome"):
-        plan(labelled, SPEC["churn_risk_14d"])
+    def error_of(changed: dict[str, np.ndarray], name: str) -> str:
+        with warehouse_of(changed) as warehouse:
+            labelled = read_labelled_snapshots(warehouse, SPECS, AS_OF)
+        return str(_error_of(lambda: plan(labelled, SPEC[name])))
+
+    some = np.char.startswith(columns["customer_id"].astype(str), "c000")
+    few = {name: values[some] for name, values in columns.items()}
+    assert re.search(
+        r"first_session_success has \d+ mature snapshots .* needs", error_of(few, "first_session_success")
+    )
+    rows = len(columns["customer_id"])
+    calm = {**columns, "label_churn_risk_14d": np.zeros(rows)}
+    assert "churn_risk_14d has 0 mature snapshots of the rarer outcome" in error_of(calm, "churn_risk_14d")
+    # Enough of both outcomes, but not among those not yet lapsed, by whom the model is chosen.
+    lapsed = columns["days_since_last_session"] >= 30
+    certain = {**columns, "label_churn_risk_30d": lapsed.astype(float)}
+    assert "churn_risk_30d has 0 mature snapshots of the rarer outcome" in error_of(certain, "churn_risk_30d")
+    everyone = {**certain, "days_since_last_session": np.zeros(rows, dtype=np.int32)}
+    with warehouse_of(everyone) as warehouse:
+        assert plan(read_labelled_snapshots(warehouse, SPECS, AS_OF), SPEC["churn_risk_30d"])
 
 
 def test_a_missing_table_says_what_to_run():
