@@ -8,30 +8,33 @@
     cast({{ dbt.dateadd('day', 1, 'cast(' ~ moment ~ ' as date)') }} as date)
 {%- endmacro %}
 
-{#- The first snapshot that can see a version, by its `loaded_at` less the grace. Without `loaded_at` always. -#}
-{% macro first_midnight_delivered(loaded_at) -%}
-    coalesce(
-        {{ first_midnight_after(dbt.dateadd('hour', -(var('arrival_grace_hours') | int), loaded_at)) }},
-        cast('1900-01-01' as date)
-    )
+{#- When a version was delivered. Without `loaded_at` always: earlier than anything that happens. -#}
+{% macro delivered_at(loaded_at) -%}
+    coalesce({{ loaded_at }}, cast('1900-01-01' as timestamp))
 {%- endmacro %}
 
-{#- The first snapshot that no longer sees this version, because a later one is delivered; null for the latest. -#}
+{#- The first snapshot that can see a version, by its delivery less the grace. -#}
+{% macro first_midnight_delivered(loaded_at) -%}
+    {{ first_midnight_after(dbt.dateadd('hour', -(var('arrival_grace_hours') | int), delivered_at(loaded_at))) }}
+{%- endmacro %}
+
+{#-
+    The first snapshot that no longer sees this version, because a later one is delivered; null for the latest. Not simply
+    the next one's: a version that changed hands waits for its customer, and one after it may not.
+-#}
 {% macro in_force_until(table_name) -%}
-    lead(in_force_from) over (
+    min(in_force_from) over (
         partition by {{ raw_key(table_name) | join(', ') }}
         order by
             loaded_at nulls first
             {%- if 'updated_at' in raw_column_names(table_name) %}, updated_at nulls first{% endif %}
+        rows between 1 following and unbounded following
     )
 {%- endmacro %}
 
 {#- When a fact was known: when it happened, or when the first version that carries it came, less the grace. -#}
-{% macro known_at(event_at, first_loaded_at) -%}
-    greatest(
-        {{ event_at }},
-        coalesce({{ dbt.dateadd('hour', -(var('arrival_grace_hours') | int), first_loaded_at) }}, {{ event_at }})
-    )
+{% macro known_at(event_at, first_delivered_at) -%}
+    greatest({{ event_at }}, {{ dbt.dateadd('hour', -(var('arrival_grace_hours') | int), first_delivered_at) }})
 {%- endmacro %}
 
 {#- The first snapshot that sees a fact of a version. -#}

@@ -11,7 +11,6 @@ with landed as (
 
 customers as (
     select signed_up_at from {{ ref('stg_customers') }}
-    where in_force_until is null
 ),
 
 first_signup as (

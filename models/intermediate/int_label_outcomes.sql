@@ -198,6 +198,7 @@ joined as (
                 first_sessions.completed_at >= features.snapshot_date
                 and first_sessions.completed_at < {{ days_from('features.snapshot_date', 14) }}
                 and first_sessions.rated_at <= {{ dbt.dateadd('day', 7, 'first_sessions.completed_at') }}
+                and first_sessions.rating is not null
                 then case when first_sessions.rating >= {{ var('success_rating') }} then 1 else 0 end
         end as first_session_success
     from features

@@ -14,7 +14,7 @@ clocked as (
         versions.*,
         {{ known_at(
             'versions.resolved_at',
-            'min(versions.loaded_at) over (partition by versions.session_id, versions.status)'
+            'min(' ~ delivered_at('versions.loaded_at') ~ ') over (partition by versions.session_id, versions.status)'
         ) }} as outcome_known_at,
         greatest({{ first_midnight_delivered('versions.loaded_at') }}, arrivals.arrived_from) as in_force_from
     from versions

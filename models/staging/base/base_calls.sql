@@ -7,7 +7,7 @@ with source as (
 arrivals as (
     select
         customer_id as arrived_customer_id,
-        latest_signed_up_at
+        first_signed_up_at
     from {{ ref('base_customer_arrivals') }}
 ),
 

@@ -15,20 +15,21 @@ judged as (
 arrivals as (
     select
         customer_id,
-        {{ first_midnight_delivered('min(loaded_at)') }} as arrived_from
+        {{ first_midnight_delivered('min(' ~ delivered_at('loaded_at') ~ ')') }}
+            as arrived_from
     from judged
     where customer_id is not null
     group by customer_id
 ),
 
-latest_versions as (
+first_versions as (
     select
         customer_id,
         signed_up_at,
         row_number() over (
             partition by customer_id
-            order by loaded_at desc nulls last, updated_at desc nulls last, signed_up_at desc
-        ) as recency
+            order by loaded_at asc nulls first, updated_at asc nulls first, signed_up_at asc
+        ) as age
     from judged
     where rejection_reason is null
 ),
@@ -37,12 +38,12 @@ final as (
     select
         arrivals.customer_id,
         arrivals.arrived_from,
-        latest_versions.signed_up_at as latest_signed_up_at
+        first_versions.signed_up_at as first_signed_up_at
     from arrivals
-    left join latest_versions
+    left join first_versions
         on
-            arrivals.customer_id = latest_versions.customer_id
-            and latest_versions.recency = 1
+            arrivals.customer_id = first_versions.customer_id
+            and first_versions.age = 1
 )
 
 select * from final

@@ -5,16 +5,14 @@ with source as (
 ),
 
 arrivals as (
-    select
-        customer_id as arrived_customer_id,
-        latest_signed_up_at
+    select customer_id as arrived_customer_id
     from {{ ref('base_customer_arrivals') }}
 ),
 
 judged as (
     select
         source.*,
-        {{ rejection_reason('raw_customers') }}
+        {{ rejection_reason('raw_customers', signed_up_at='signed_up_at') }}
             as rejection_reason
     from source
     left join arrivals
