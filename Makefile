@@ -35,7 +35,7 @@ daily: setup  ## one night on new raw files: AS_OF=2026-07-02
 	$(BIN)/python -m pipeline daily $(if $(AS_OF),--as-of $(AS_OF))
 
 test: setup  ## every test: dbt tests and unit tests, pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup  ## ruff, dbt parse without warnings, sqlfluff
 	$(BIN)/ruff check .

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from test_feast import write_configuration
 
+import scoring
 from feature_repo.catalog import load_catalog
 from feature_repo.check import column_differences, sample_pairs, value_differences, warehouse_columns
 from feature_repo.store import apply, open_store, registered_views
+from pipeline.readme import queries
 from scoring.release import MODEL_NAMES, read_champion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,14 @@ def test_run_builds_every_public_relation_and_prints_a_summary(product: Product)
     assert empty == []
     for words in ("Training data", "Champion on held-out", "Predicted health tiers", "dbt build", "Time"):
         assert words in product.printed
+
+
+def test_every_query_of_the_readme_runs(product: Product) -> None:
+    with scoring.connect(
+        product.environment["WAREHOUSE_PATH"], product.environment["MODELS_DIR"]
+    ) as connection:
+        for query in queries((ROOT / "README.md").read_text()):
+            assert connection.execute(query).fetchall(), query
 
 
 def test_features_are_in_the_order_of_the_catalog(product: Product) -> None:
