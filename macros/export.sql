@@ -14,7 +14,7 @@
 {% endmacro %}
 
 {% macro duckdb__export_features(relation) %}
-    {%- set directory = env_var('FEATURE_EXPORT_DIR', 'data/features') -%}
+    {%- set directory = env_var('FEATURE_EXPORT_DIR', '') or 'data/features' -%}
     {%- set as_of = run_query('select max(feature_timestamp)::date from ' ~ relation).columns[0].values()[0] -%}
     {%- for family in feature_families() if as_of -%}
         {%- set folder = directory ~ '/customer_' ~ family ~ '_features' -%}

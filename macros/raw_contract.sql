@@ -49,7 +49,7 @@
 {% endmacro %}
 
 {% macro duckdb__read_raw_tables() %}
-    {%- set directory = env_var('RAW_DATA_DIR', 'data/raw') -%}
+    {%- set directory = env_var('RAW_DATA_DIR', '') or 'data/raw' -%}
     {%- set counts = run_query("select count(*) from glob('" ~ directory ~ "/raw_*/*')") -%}
     {%- if counts.columns[0].values()[0] == 0 -%}
         {{ exceptions.raise_compiler_error(
