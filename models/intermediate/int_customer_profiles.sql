@@ -44,7 +44,7 @@ profiles as (
         left join profile_versions
             on
                 spine.customer_id = profile_versions.customer_id
-                and profile_versions.visible_from <= spine.snapshot_date
+                and spine.snapshot_date >= profile_versions.visible_from
     ) as ranked
     where recency = 1
 ),
