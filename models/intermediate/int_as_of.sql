@@ -1,3 +1,4 @@
+{{ config(post_hook="{{ warn_if_not_landed(this) }}") }}
 {#- Everything dated hangs on this model, so a feed with too many rejected rows stops the build here. -#}
 -- depends_on: {{ ref('rejection_summary') }}
 with landed as (
@@ -7,6 +8,10 @@ with landed as (
     from {{ source('raw', 'raw_' ~ feed) }}
     {{ 'union all' if not loop.last }}
     {% endfor %}
+),
+
+landed_everywhere as (
+    select cast(min(last_landed_at) as date) as landed_until from landed
 ),
 
 customers as (
@@ -22,10 +27,12 @@ final as (
         {% if var('as_of') -%}
         cast('{{ var("as_of") }}' as date) as as_of,
         {%- else -%}
-        (select cast(min(last_landed_at) as date) from landed) as as_of,
+        landed_everywhere.landed_until as as_of,
         {%- endif %}
-        first_signed_up_at
+        landed_everywhere.landed_until,
+        first_signup.first_signed_up_at
     from first_signup
+    cross join landed_everywhere
 )
 
 select * from final
