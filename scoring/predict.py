@@ -1,7 +1,6 @@
 """Predictions and reasons for feature rows: an Arrow struct array in, an Arrow struct array out.
 
-This is the boundary between the database and the models. `scoring.functions` puts it behind SQL; a faster
-kernel may replace what happens inside as long as every bit stays.
+This is the boundary between the database and the models; `scoring.functions` puts it behind SQL.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from scoring.release import MODEL_NAMES, Release
+from scoring.release import MODEL_NAMES, Release, in_order
 
 REASON_COUNT = 3
 REASON_MODEL = "churn_risk_30d"
@@ -28,15 +27,20 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
     """All five predictions a row, of type PREDICTION_TYPE, in the order of `rows`.
 
     `rows` has a numeric field for each name in `columns` (the features, in catalog order), maybe others too.
-    The values are those of `Release.predict`. A row that is null, or in which any feature is null, gives a
+    The values are those of `Release.predict`, bit for bit, computed by `scoring.kernel`. A row that is null, or in which any feature is null, gives a
     null row: a feature is never null by contract, and a guess for one would not be the model's prediction.
     `first_session_success` is predicted for every row; only before a first completed session does it mean
     anything.
     """
-    matrix, incomplete = feature_matrix(rows, columns)
-    predictions = release.predict(matrix, columns)
+    outputs, incomplete = release.kernel.outputs(rows, columns)
+    predictions = in_order(
+        {
+            name: model.finished(output)
+            for (name, model), output in zip(release.models.items(), outputs, strict=True)
+        }
+    )
     return pa.StructArray.from_arrays(
-        [pa.array(predictions[name]) for name in MODEL_NAMES], fields=list(PREDICTION_TYPE), mask=incomplete
+        [pa.array(predictions[name]) for name in MODEL_NAMES], fields=list(PREDICTION_TYPE), mask=_mask(incomplete)
     )
 
 
@@ -69,6 +73,10 @@ def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
             fields.append(pa.nulls(len(rows), pa.string()))
             fields.append(pa.nulls(len(rows), pa.float64()))
     return pa.StructArray.from_arrays(fields, fields=list(EXPLANATION_TYPE), mask=incomplete)
+
+
+def _mask(incomplete: np.ndarray | None) -> pa.BooleanArray | None:
+    return None if incomplete is None else pa.array(incomplete)
 
 
 def feature_matrix(rows: pa.StructArray, columns: Sequence[str]) -> tuple[np.ndarray, pa.BooleanArray | None]:
