@@ -1,13 +1,13 @@
 """The fast path: many boosters at once over Arrow columns, with the bits of Booster.predict.
 
 A tree is usually walked row by row: a chain of dependent loads and unpredictable jumps, some 25 ns a row and
-tree. Here a tree is evaluated for a block of rows at once, with comparisons of bytes that the processor does 32
-or 64 at a time. The idea is that of QuickScorer (Lucchese et al., SIGIR 2015) and its vectorized successors
-(V-QuickScorer, SIGIR 2016; RapidScorer, KDD 2018): compare each feature with all thresholds of all trees at
-once, then find each tree's leaf without walking it.
+tree. Here a tree is evaluated for a block of rows at once, with comparisons of bytes that the processor does
+32 or 64 at a time. The idea is that of QuickScorer (Lucchese et al., SIGIR 2015) and its vectorized
+successors (V-QuickScorer, SIGIR 2016; RapidScorer, KDD 2018): compare each feature with all thresholds of
+all trees at once, then find each tree's leaf without walking it.
 
-1. `compile_trees` sorts all thresholds of a feature over all trees of all models. Only where a value lies among
-   them matters. So a block's column becomes one byte a row, its *code*, by one binary search a value:
+1. `compile_trees` sorts all thresholds of a feature over all trees of all models. Only where a value lies
+   among them matters. So a block's column becomes one byte a row, its *code*, by one binary search a value:
 
        thresholds  0.5   2.0   7.5              x <= 2.0  <=>  code <= 1
        code      0  |  1  |  2  |  3            x  > 2.0  <=>  code  > 1, the threshold's position
@@ -16,21 +16,22 @@ once, then find each tree's leaf without walking it.
    Missing values get a code below or above all thresholds, wherever the default direction leads (`_FORMS`).
    A categorical lane holds eight sets, one a bit: the bit is 1 where the category goes right.
 
-2. `_regions` gives every row of the block a *region* of the tree, 0 at first. Its nodes are taken from the root
-   downwards; the one that splits region g moves the rows of g which go right to a new region. The left side keeps
-   the number. So a node is, for all rows of the block:
+2. `_regions` gives every row of the block a *region* of the tree, 0 at first. Its nodes are taken from the
+   root downwards; the one that splits region g moves the rows of g which go right to a new region. The left
+   side keeps the number. So a node is, for all rows of the block:
 
        region[row] = new if code[row] > cut and region[row] == g else region[row]
 
    LLVM makes that a handful of vector instructions for 32 or 64 rows. In the end each leaf is a region.
 
-3. `_outputs` adds the leaf values in the order of the trees, in float64 and starting at 0: so each sum has the bits of
-   LightGBM's. The logistic function calls the C library's exp, as LightGBM does; NumPy's own differs in the last bit.
+3. `_outputs` adds the leaf values in the order of the trees, in float64 and starting at 0: so each sum has
+   the bits of LightGBM's. The logistic function calls the C library's exp, as LightGBM does; NumPy's own
+   differs in the last bit.
 
 Nothing here depends on the number of rows but the result: a call needs some hundred kilobytes of scratch. The
-compiled functions release the GIL, so DuckDB's threads score side by side. Numba compiles them once a machine,
-in seconds, and keeps them on disk; a release is then compiled (into the arrays of a `Plan`) in a fraction of
-a second.
+compiled functions release the GIL, so DuckDB's threads score side by side. Numba compiles them once a
+machine, in seconds, and keeps them on disk; a release is then compiled (into the arrays of a `Plan`) in a
+fraction of a second.
 """
 
 from __future__ import annotations
@@ -75,15 +76,16 @@ _STORAGE = {pa.float64(): 0, pa.float32(): 1, pa.int32(): 2, pa.int64(): 3}
 class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
-    A row of `numbers` is a numerical feature in one form: (feature, form, first of its thresholds, size of its
-    search, number of thresholds, first lane, number of lanes). `thresholds` are padded with infinity to a power
-    of two less one each. A row of `categoricals`: (feature, number of categories, first of its words, number of
-    words a category, first lane). `words` holds, word by word, one word a category and one for all others.
+    A row of `numbers` is a numerical feature in one form: (feature, form, first of its thresholds, size of
+    its search, number of thresholds, first lane, number of lanes). `thresholds` are padded with infinity to
+    a power of two less one each. A row of `categoricals`: (feature, number of categories, first of its
+    words, number of words a category, first lane). `words` holds, word by word, one word a category and one
+    for all others.
 
-    A node tests lane `node_lane`; `node_cut` is the threshold's position in it, or the bit of the set. Nodes lie
-    in the order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`; its leaf
-    values, by region, from `tree_leaves[t]`; the trees of model m from `model_trees[m]`. `sigmoid` is NaN for a
-    model whose output is the sum itself.
+    A node tests lane `node_lane`; `node_cut` is the threshold's position in it, or the bit of the set. Nodes
+    lie in the order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`;
+    its leaf values, by region, from `tree_leaves[t]`; the trees of model m from `model_trees[m]`. `sigmoid`
+    is NaN for a model whose output is the sum itself.
     """
 
     numbers: np.ndarray
@@ -197,7 +199,7 @@ def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
 
 
 class _Lanes:
-    """Gives every node (all nodes of all trees, as arrays) its lane and its cut, and says how lanes are filled."""
+    """Gives every node of all trees its lane and its cut, and says how the lanes are filled."""
 
     def __init__(self, feature: np.ndarray, threshold: np.ndarray, kind: np.ndarray) -> None:
         self.feature, self.threshold = feature, threshold
@@ -292,7 +294,7 @@ def _word(address: int, index: int) -> int:
 
 @njit(nogil=True)
 def load(column: int, storage: int, offset: int, first: int, count: int, values: np.ndarray) -> None:
-    """Rows of an Arrow array (the address of its structure) as float64, the values of nulls being anything."""
+    """Rows of the Arrow array at an address as float64; the values of nulls may be anything."""
     start = offset + _word(column, _FIELD.offset) + first
     data = _pointer(_word(_word(column, _FIELD.buffers), 1))
     if storage == 0:
@@ -444,11 +446,14 @@ class Kernel:
         self.plan = compile_trees(boosters, self.features)
         self._known: tuple[pa.DataType, Sequence[str], Columns] | None = None
 
-    def outputs(self, rows: pa.StructArray, required: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray | None]:
-        """The output of each booster, float64 (boosters, rows), and which rows are incomplete (None: no row is).
+    def outputs(
+        self, rows: pa.StructArray, required: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Each booster's output, float64 (boosters, rows), and which rows are incomplete (None: no row is).
 
-        The outputs are those of Booster.predict. A row is incomplete when it is null or has a null in one of the
-        fields `required`; its outputs mean nothing. Raises ValueError for a field that is missing or not a number.
+        The outputs are those of Booster.predict. A row is incomplete when it is null or has a null in one of
+        the fields `required`; its outputs mean nothing. Raises ValueError for a field that is missing or not
+        a number.
         """
         outputs = np.empty((len(self.plan.sigmoid), len(rows)))
         with ArrowAddress(rows) as address:

@@ -27,10 +27,10 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
     """All five predictions a row, of type PREDICTION_TYPE, in the order of `rows`.
 
     `rows` has a numeric field for each name in `columns` (the features, in catalog order), maybe others too.
-    The values are those of `Release.predict`, bit for bit, computed by `scoring.kernel`. A row that is null, or in which any feature is null, gives a
-    null row: a feature is never null by contract, and a guess for one would not be the model's prediction.
-    `first_session_success` is predicted for every row; only before a first completed session does it mean
-    anything.
+    The values are those of `Release.predict`, bit for bit, computed by `scoring.kernel`. A row that is null,
+    or in which any feature is null, gives a null row: a feature is never null by contract, and a guess for
+    one would not be the model's prediction. `first_session_success` is predicted for every row; only before
+    a first completed session does it mean anything.
     """
     outputs, incomplete = release.kernel.outputs(rows, columns)
     predictions = in_order(
@@ -40,7 +40,9 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
         }
     )
     return pa.StructArray.from_arrays(
-        [pa.array(predictions[name]) for name in MODEL_NAMES], fields=list(PREDICTION_TYPE), mask=_mask(incomplete)
+        [pa.array(predictions[name]) for name in MODEL_NAMES],
+        fields=list(PREDICTION_TYPE),
+        mask=_mask(incomplete),
     )
 
 

@@ -107,7 +107,7 @@ def read_trees(text: str) -> Trees:
 
 
 def _sigmoid(objective: str | None) -> float | None:
-    name, *settings = (objective or "").split()
+    name, *settings = (objective or "none").split()
     if name == "binary":
         for setting in settings:
             key, _, value = setting.partition(":")
