@@ -23,7 +23,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,9 +217,13 @@ DIALECTS = {
     each.name: each
     for each in (
         # A literal without an exponent is a DECIMAL here, and in most others.
-        Dialect("duckdb", "{decimal}", "isnan({value})"),
+        # Its planner merges projections, which doubles an expression wherever a later one mentions it twice:
+        # without `materialized` the plan of a release took 270 s.
+        Dialect("duckdb", "{decimal}", "isnan({value})", "{name} as materialized ({select})"),
         Dialect("spark", "{decimal}D", "isnan({value})"),
-        Dialect("postgres", "float8 '{decimal}'", "{value} = float8 'NaN'", "{name} as materialized ({select})"),
+        Dialect(
+            "postgres", "float8 '{decimal}'", "{value} = float8 'NaN'", "{name} as materialized ({select})"
+        ),
         Dialect("snowflake", "'{decimal}'::float", "{value} = 'NaN'::float"),
         Dialect("bigquery", "{decimal}", "is_nan({value})"),
         Dialect("sqlite", "{decimal}", None, "{name} as materialized ({select})"),
@@ -436,7 +440,9 @@ def prediction_layers(
     carried = [(key, key) for key in (*keys, "is_whole")]
 
     def layer(changed: Mapping[int, str]) -> Layer:
-        return Layer((*carried, *((changed.get(number, score), score) for number, score in enumerate(scores))))
+        return Layer(
+            (*carried, *((changed.get(number, score), score) for number, score in enumerate(scores)))
+        )
 
     def number(value: float) -> str:
         return literal(float(value), dialect)
@@ -536,3 +542,61 @@ def release_sql(
     """
     spoken = dialect_named(dialect)
     return statement(release_layers(release, spoken, key_columns), spoken, relation)
+
+
+# === The command ============================================================================================
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 when the SQL was written, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scoring.portable",
+        description="Writes a released model as one SQL select of its predictions, for a warehouse that runs "
+        "no Python.",
+        epilog="The releases are in MODELS_DIR (default data/models).",
+    )
+    parser.add_argument("--dialect", required=True, help=f"one of {', '.join(DIALECTS)}")
+    parser.add_argument("--model-version", metavar="vN", help="the release (default: the champion)")
+    parser.add_argument(
+        "--relation", default=RELATION, help="SQL that names the rows to score (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="the file to write (default: standard output)")
+    parser.add_argument(
+        "--dbt-macro",
+        action="store_true",
+        help="write the macro <dialect>__portable_predictions(relation) instead of a plain select",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.model_version is not None:
+            release = read_release(models_dir(), options.model_version)
+        else:
+            release = read_champion(models_dir())
+        if release is None:
+            raise ReleaseError(HOW_TO_TRAIN.format(models_dir=models_dir()))
+        relation = "{{ relation }}" if options.dbt_macro else options.relation
+        text = release_sql(release, options.dialect, relation)
+        if options.dbt_macro:
+            text = dbt_macro(text, options.dialect, release.model_version)
+        if options.out is None:
+            sys.stdout.write(text)
+        else:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(text, encoding="utf-8")
+    except (CatalogError, OSError, ReleaseError, ValueError) as error:
+        print(f"No SQL was written: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def dbt_macro(sql: str, dialect: str, model_version: str) -> str:
+    """The file of the macro that macros/portable_scoring.sql dispatches to on the dialect's adapter."""
+    return (
+        f"{{#- Release {model_version}, written by `python -m scoring.portable --dialect {dialect} --dbt-macro`; "
+        "not to be edited. -#}\n"
+        f"{{% macro {dialect}__portable_predictions(relation) -%}}\n{sql}{{%- endmacro %}}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
