@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from scoring.release import MODEL_NAMES, Release, ReleaseError, read_champion, r
 RELATION = "features.customer_features"
 KEY_COLUMNS = ("customer_id", "feature_timestamp")
 
-# A layer adds this many trees of each model. More make fewer, longer layers: no engine tested is faster then.
+# A layer adds this many trees of each model. DuckDB's time grows faster than the number of trees in a layer.
 TREES_PER_LAYER = 10
 # Subqueries that engines would merge back into one expression must not nest deeper than parsers allow;
 # SQLite's parser of 2022 gives up at about 20 nested CASEs.
@@ -592,8 +591,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dbt_macro(sql: str, dialect: str, model_version: str) -> str:
     """The file of the macro that macros/portable_scoring.sql dispatches to on the dialect's adapter."""
     return (
-        f"{{#- Release {model_version}, written by `python -m scoring.portable --dialect {dialect} --dbt-macro`; "
-        "not to be edited. -#}\n"
+        f"{{#- Release {model_version}, written by "
+        f"`python -m scoring.portable --dialect {dialect} --dbt-macro`; not to be edited. -#}}\n"
         f"{{% macro {dialect}__portable_predictions(relation) -%}}\n{sql}{{%- endmacro %}}\n"
     )
 
