@@ -25,8 +25,8 @@ all trees at once, then find each tree's leaf without walking it.
    LLVM makes that a handful of vector instructions for 32 or 64 rows. In the end each leaf is a region.
 
 3. `_outputs` adds the leaf values in the order of the trees, in float64 and starting at 0: so each sum has
-   the bits of LightGBM's. The logistic function calls the C library's exp, as LightGBM does; NumPy's own
-   differs in the last bit.
+   the bits of LightGBM's. The logistic function calls the C library's exp, as LightGBM does; NumPy's
+   may differ in the last bit.
 
 Nothing here depends on the number of rows but the result: a call needs some hundred kilobytes of scratch. The
 compiled functions release the GIL, so DuckDB's threads score side by side. Numba compiles them once a

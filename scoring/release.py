@@ -28,6 +28,7 @@ import lightgbm
 import numpy as np
 
 from scoring.kernel import Kernel
+from scoring.reasons import Explainer
 from scoring.trees import Trees, UnsupportedModelError, read_trees
 
 # The prediction columns of predictions.customer_predictions, in their order there; each is one model.
@@ -105,6 +106,11 @@ class ReleasedModel:
     def trees(self) -> Trees:
         """The same model for scoring, parsed once. Raises UnsupportedModelError when scoring cannot do it."""
         return read_trees(self.booster_text)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """The model, compiled once to say what each feature adds to its predictions."""
+        return Explainer(self.trees)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Predictions, float64 (rows,): Booster.predict, then calibration, then the bounds.

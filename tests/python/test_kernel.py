@@ -1,4 +1,4 @@
-"""The kernel gives the bits of Booster.predict for any model that it takes, and refuses the others by name."""
+"""The kernel gives the bits of Booster.predict for any model that it takes, and refuses others by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from scoring.kernel import BLOCK, Kernel
+from scoring.reasons import Explainer
 from scoring.trees import CATEGORICAL, Trees, UnsupportedModelError, read_trees
 
 QUIET = {"verbosity": -1, "num_threads": 1, "deterministic": True}
@@ -340,3 +341,42 @@ def test_other_refusals() -> None:
 def test_other_ways_of_boosting_score_alike(settings: dict[str, Any]) -> None:
     matrix = np.random.default_rng(5).normal(0, 1, (1000, 3))
     assert_equal_bits([small_text(**settings)], matrix, struct_rows(matrix, ("a", "b", "c")), ("a", "b", "c"))
+
+
+# === Reasons ================================================================================================
+
+
+@pytest.mark.parametrize("first", range(2000, 2060, 20))
+def test_contributions_are_those_of_pred_contrib(first: int) -> None:
+    for seed in range(first, first + 20):
+        case = Case(seed)
+        rows = struct_rows(case.matrix, case.names)
+        for text in case.texts:
+            assert_contributions(text, case.matrix, rows, case.names)
+
+
+def test_contributions_of_deep_paths_of_many_features() -> None:
+    """With full tables, with weights only, and by the formula."""
+    random = np.random.default_rng(6)
+    names = tuple(f"feature_{index}" for index in range(20))
+    matrix = (random.random((3000, 20)) < 0.85).astype(float)
+    # How many features are 1 before the first 0: each level splits off the rows whose next feature is 0.
+    steps = np.cumprod(matrix[:, :17], axis=1)
+    text = lightgbm.train(
+        {**QUIET, "num_leaves": 40, "min_data_in_leaf": 1, "min_data_in_bin": 1},
+        lightgbm.Dataset(matrix, steps.sum(axis=1) * 1.0, feature_name=list(names)),
+        10,
+    ).model_to_string()
+    lengths = np.diff(Explainer(read_trees(text)).paths.leaf_features)
+    assert lengths.min() <= 8
+    assert lengths.max() > 14
+    assert ((lengths > 8) & (lengths <= 14)).any()
+    assert_contributions(text, matrix[:200], struct_rows(matrix[:200], names), names)
+
+
+def assert_contributions(text: str, matrix: np.ndarray, rows: pa.StructArray, names: tuple[str, ...]) -> None:
+    booster = lightgbm.Booster(model_str=text)
+    own = matrix[:, [names.index(name) for name in booster.feature_name()]]
+    expected = booster.predict(own, pred_contrib=True)[:, :-1].T
+    contributions, _ = Explainer(read_trees(text)).contributions(rows)
+    assert np.abs(contributions - expected).max() <= 1e-9
