@@ -146,9 +146,12 @@ def _weight(shares: np.ndarray, pattern: int, without: int, powers: np.ndarray) 
                 powers[power] = powers[power] * shares[feature] + powers[power - 1]
             powers[0] *= shares[feature]
             degree += 1
-    # s! (d - 1 - s)! / d!, from s = 0 on; for s = d there is none (nothing is left out, no feature to
-    credit). total = 0.0 factor = 1.0 / count for power in range(min(degree, count - 1) + 1): total +=
-        powers[power] * factor if power < count - 1:
+    # s! (d - 1 - s)! / d!, from s = 0 on; all d features together have no feature left to credit.
+    total = 0.0
+    factor = 1.0 / count
+    for power in range(min(degree, count - 1) + 1):
+        total += powers[power] * factor
+        if power < count - 1:
             factor *= (power + 1) / (count - 1 - power)
     return total
 
@@ -277,8 +280,8 @@ class Explainer:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """What each feature adds to each row's sum, float64 (features, rows), and the incomplete rows.
 
-        Features are in the booster's order; the values are those of pred_contrib but for rounding (1e-9), without the
-        base value. Incomplete rows as in `Kernel.outputs`.
+        Features are in the booster's order; the values are those of pred_contrib but for rounding (1e-9),
+        without the base value. Incomplete rows as in `Kernel.outputs`.
         """
         contributions = np.empty((len(self.kernel.features), len(rows)))
         with ArrowAddress(rows) as address:
