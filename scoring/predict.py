@@ -49,9 +49,9 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
 def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str]) -> pa.StructArray:
     """The three features that move each row's 30-day churn risk most, of type EXPLANATION_TYPE.
 
-    Effects are exact TreeSHAP contributions (`scoring.reasons`) to the calibrated log-odds, signed: above 0 raises the risk. Reasons
-    come in descending order of |effect|; of equal ones the first in `columns` leads. Null rows as in
-    `predict_rows`.
+    Effects are exact TreeSHAP contributions (`scoring.reasons`) to the calibrated log-odds, signed: above 0
+    raises the risk. Reasons come in descending order of |effect|; of equal ones the first in `columns`
+    leads. Null rows as in `predict_rows`.
     """
     model = release.models[REASON_MODEL]
     effects, incomplete = model.explainer.contributions(rows, columns)
