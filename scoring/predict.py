@@ -1,7 +1,6 @@
 """Predictions and reasons for feature rows: an Arrow struct array in, an Arrow struct array out.
 
-This is the boundary between the database and the models. `scoring.functions` puts it behind SQL; a faster
-kernel may replace what happens inside as long as every bit stays.
+This is the boundary between the database and the models; `scoring.functions` puts it behind SQL.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from scoring.release import MODEL_NAMES, Release
+from scoring.release import MODEL_NAMES, Release, in_order
 
 REASON_COUNT = 3
 REASON_MODEL = "churn_risk_30d"
@@ -28,30 +27,39 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
     """All five predictions a row, of type PREDICTION_TYPE, in the order of `rows`.
 
     `rows` has a numeric field for each name in `columns` (the features, in catalog order), maybe others too.
-    The values are those of `Release.predict`. A row that is null, or in which any feature is null, gives a
-    null row: a feature is never null by contract, and a guess for one would not be the model's prediction.
-    `first_session_success` is predicted for every row; only before a first completed session does it mean
-    anything.
+    The values are those of `Release.predict`, bit for bit, computed by `scoring.kernel`. A row that is null,
+    or in which any feature is null, gives a null row: a feature is never null by contract, and a guess for
+    one would not be the model's prediction. `first_session_success` is predicted for every row; only before
+    a first completed session does it mean anything.
     """
-    matrix, incomplete = feature_matrix(rows, columns)
-    predictions = release.predict(matrix, columns)
+    outputs, incomplete = release.kernel.outputs(rows, columns)
+    predictions = in_order(
+        {
+            name: model.finished(output)
+            for (name, model), output in zip(release.models.items(), outputs, strict=True)
+        }
+    )
     return pa.StructArray.from_arrays(
-        [pa.array(predictions[name]) for name in MODEL_NAMES], fields=list(PREDICTION_TYPE), mask=incomplete
+        [pa.array(predictions[name]) for name in MODEL_NAMES],
+        fields=list(PREDICTION_TYPE),
+        mask=_mask(incomplete),
     )
 
 
 def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str]) -> pa.StructArray:
     """The three features that move each row's 30-day churn risk most, of type EXPLANATION_TYPE.
 
-    Effects are TreeSHAP contributions to the calibrated log-odds, signed: above 0 raises the risk. Reasons
-    come in descending order of |effect|; of equal ones the first in `columns` leads. Null rows as in
-    `predict_rows`.
+    Effects are exact TreeSHAP contributions (`scoring.reasons`) to the calibrated log-odds, signed: above 0
+    raises the risk. Reasons come in descending order of |effect|; of equal ones the first in `columns`
+    leads. Null rows as in `predict_rows`.
     """
-    matrix, incomplete = feature_matrix(rows, columns)
     model = release.models[REASON_MODEL]
+    effects, incomplete = model.explainer.contributions(rows, columns)
+    effects = effects.T
+    if model.calibration is not None:
+        effects = effects * model.calibration.slope
     position = {name: index for index, name in enumerate(columns)}
     used = np.array([position[name] for name in model.features])
-    effects = model.contributions(matrix[:, used])[:, :-1]  # without the base value
 
     # Columns in catalog order, so that a stable sort settles ties by it, however the model orders them.
     by_catalog = np.argsort(used)
@@ -68,22 +76,8 @@ def explain_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
         else:  # a model of fewer than three features has no third reason
             fields.append(pa.nulls(len(rows), pa.string()))
             fields.append(pa.nulls(len(rows), pa.float64()))
-    return pa.StructArray.from_arrays(fields, fields=list(EXPLANATION_TYPE), mask=incomplete)
+    return pa.StructArray.from_arrays(fields, fields=list(EXPLANATION_TYPE), mask=_mask(incomplete))
 
 
-def feature_matrix(rows: pa.StructArray, columns: Sequence[str]) -> tuple[np.ndarray, pa.BooleanArray | None]:
-    """The features as float64 (rows, len(columns)), and which rows are incomplete (None: no row is).
-
-    One copy: each column is read in place and written to its place in the matrix. A null becomes NaN there.
-    """
-    matrix = np.empty((len(rows), len(columns)), dtype=np.float64)
-    incomplete: np.ndarray | None = None
-    if rows.null_count:
-        incomplete = rows.is_null().to_numpy(zero_copy_only=False)
-    for index, name in enumerate(columns):
-        values = rows.field(name)
-        matrix[:, index] = values.to_numpy(zero_copy_only=False)
-        if values.null_count:
-            nulls = values.is_null().to_numpy(zero_copy_only=False)
-            incomplete = nulls if incomplete is None else incomplete | nulls
-    return matrix, None if incomplete is None else pa.array(incomplete)
+def _mask(incomplete: np.ndarray | None) -> pa.BooleanArray | None:
+    return None if incomplete is None else pa.array(incomplete)

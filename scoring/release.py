@@ -27,6 +27,10 @@ from typing import Any
 import lightgbm
 import numpy as np
 
+from scoring.kernel import Kernel
+from scoring.reasons import Explainer
+from scoring.trees import Trees, UnsupportedModelError, read_trees
+
 # The prediction columns of predictions.customer_predictions, in their order there; each is one model.
 MODEL_NAMES = (
     "churn_risk_14d",
@@ -98,6 +102,16 @@ class ReleasedModel:
         """The LightGBM model, parsed once."""
         return lightgbm.Booster(model_str=self.booster_text)
 
+    @cached_property
+    def trees(self) -> Trees:
+        """The same model for scoring, parsed once. Raises UnsupportedModelError when scoring cannot do it."""
+        return read_trees(self.booster_text)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """The model, compiled once to say what each feature adds to its predictions."""
+        return Explainer(self.trees)
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Predictions, float64 (rows,): Booster.predict, then calibration, then the bounds.
 
@@ -108,7 +122,11 @@ class ReleasedModel:
         matrix = self._checked(features)
         if not len(matrix):
             return np.empty(0)
-        predictions = np.asarray(self.booster.predict(matrix), dtype=np.float64)
+        return self.finished(np.asarray(self.booster.predict(matrix), dtype=np.float64))
+
+    def finished(self, outputs: np.ndarray) -> np.ndarray:
+        """What the booster gave, float64 (rows,), after calibration and bounds: the predictions."""
+        predictions = outputs
         if self.calibration is not None:
             predictions = self.calibration.apply(predictions)
         if self.lower is not None or self.upper is not None:
@@ -163,6 +181,11 @@ class Release:
             raise ValueError(
                 f"A release holds {', '.join(MODEL_NAMES)} in this order, not {', '.join(self.models)}."
             )
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The five boosters, compiled once to score together."""
+        return Kernel([model.trees for model in self.models.values()])
 
     def predict(self, features: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
         """All five predictions, name → float64 (rows,), with the churn probabilities in order.
@@ -361,8 +384,10 @@ def _read_model(directory: Path, entry: Mapping[str, Any]) -> ReleasedModel:
         origin_version=entry["origin_version"],
     )
     try:
-        trained_on = tuple(model.booster.feature_name())
-    except lightgbm.basic.LightGBMError as error:
+        trained_on = model.trees.feature_names
+    except UnsupportedModelError as error:
+        raise ReleaseError(f"The model file {path} cannot be scored: {error}") from error
+    except (ValueError, LookupError) as error:
         raise ReleaseError(f"The model file {path} is not a LightGBM model: {error}.") from error
     if trained_on != model.features:
         differing = sorted(set(trained_on) ^ set(model.features)) or ["the order"]
