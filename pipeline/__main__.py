@@ -10,9 +10,10 @@ from datetime import date
 
 from rich.console import Console
 
-from pipeline.marketplace import Marketplace, MarketplaceError, note_simulation, simulation_step
+from pipeline.marketplace import MarketplaceError, simulation_step
 from pipeline.steps import StepError, dbt_build, python_module, run_steps, time_table
 from pipeline.summary import show_summary
+from simulator.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,15 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(console: Console, options: argparse.Namespace) -> None:
     """Simulate unless there are raw data, build, train, score, serve online, and print what came out."""
-    marketplace = Marketplace(options.customers, options.seed, str(options.start), str(options.end))
-    seconds: dict[str, float] = {}
-    simulation = simulation_step(marketplace)
-    if simulation is not None:
-        seconds |= run_steps(console, [simulation])
-        note_simulation(marketplace)
-    seconds |= run_steps(
+    try:
+        asked = Config(customers=options.customers, seed=options.seed, start=options.start, end=options.end)
+    except ValueError as error:
+        raise MarketplaceError(str(error)) from error
+    simulation = simulation_step(asked)
+    seconds = run_steps(
         console,
         [
+            *([simulation] if simulation else []),
             dbt_build("dbt build"),
             python_module("feast apply", "feature_repo", "apply"),
             python_module("train", "training"),

@@ -191,6 +191,16 @@ class Config:
     support: Support = field(default_factory=Support)
     delivery: Delivery = field(default_factory=Delivery)
 
+    def arguments(self) -> dict[str, object]:
+        """What was asked for, as the options of the command."""
+        return {
+            "customers": self.customers,
+            "seed": self.seed,
+            "start": str(self.start),
+            "end": str(self.end),
+            "signup_days": self.signup_days,
+        }
+
     def __post_init__(self) -> None:
         if not 1 <= self.customers <= 5_000_000:
             raise ValueError(f"--customers must lie between 1 and 5000000, not {self.customers}.")

@@ -42,6 +42,7 @@ def simulate(
     FileExistsError when the directory is not empty and ``overwrite`` is off.
     """
     with DatasetWriter(directory, overwrite) as writer:
+        writer.note(config.arguments())
         run = Simulation(config, writer)
         for week in range(weeks_of(config)):
             run.live(week)

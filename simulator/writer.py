@@ -4,6 +4,7 @@ whole or absent.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -201,6 +202,10 @@ def month_of(moments: np.ndarray) -> np.ndarray:
     return moments.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
 
 
+NOTE = "simulation.json"
+"""Says, beside the tables, with which arguments they were simulated."""
+
+
 class DatasetWriter:
     """Streams coded batches into ``<directory>/<table>/<year-month>.parquet``; use it as a context manager.
 
@@ -216,7 +221,7 @@ class DatasetWriter:
         present = {path.name for path in directory.iterdir()} if directory.exists() else set()
         if present and not overwrite:
             raise FileExistsError(f"{directory} is not empty: choose another --out or add --overwrite.")
-        if strangers := sorted(present - self._columns.keys()):  # never remove what is not ours
+        if strangers := sorted(present - self._columns.keys() - {NOTE}):  # never remove what is not ours
             raise FileExistsError(
                 f"{directory} holds more than raw tables ({strangers[0]}): choose another --out."
             )
@@ -246,6 +251,10 @@ class DatasetWriter:
             for writer in self._writers.values():
                 writer.close()
             shutil.rmtree(self.partial, ignore_errors=True)
+
+    def note(self, arguments: dict[str, object]) -> None:
+        """Leaves a note of the run's arguments beside the tables."""
+        (self.partial / NOTE).write_text(json.dumps(arguments) + "\n")
 
     def add(self, table: str, batch: Batch, by: str = "loaded_at") -> None:
         """Takes rows of one table; they are split by the month of the column ``by``."""
