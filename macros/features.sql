@@ -13,18 +13,22 @@
     cast(coalesce(least({{ whole_days(moment, snapshot_date) }}, 999), 999) as integer)
 {%- endmacro %}
 
-{#- The columns of a feature family in the order of models/features/_features.yml, to select from. -#}
-{% macro feature_names(family=none) %}
-    {%- set named = [] -%}
+{#- The features as they are written in models/features/_features.yml, in its order; a family's alone when one is named. -#}
+{% macro feature_columns(family=none) %}
+    {%- set columns = [] -%}
     {%- if execute -%}
         {%- for column in graph.nodes['model.' ~ project_name ~ '.customer_features'].columns.values() -%}
-            {%- set meta = column.config.meta if column.config is defined and column.config.meta else column.meta -%}
-            {%- if meta.family is defined and (family is none or meta.family == family) -%}
-                {%- do named.append(column.name) -%}
+            {%- if column.meta.family is defined and (family is none or column.meta.family == family) -%}
+                {%- do columns.append(column) -%}
             {%- endif -%}
         {%- endfor -%}
     {%- endif -%}
-    {{ return(named) }}
+    {{ return(columns) }}
+{% endmacro %}
+
+{#- Their names, to select from. -#}
+{% macro feature_names(family=none) %}
+    {{ return(feature_columns(family) | map(attribute='name') | list) }}
 {% endmacro %}
 
 {% macro feature_families() %}

@@ -148,8 +148,8 @@
 {#-
     SQL for the first reason for which a version breaks the contract, in the order of the specification; null when none.
     `of_customer`: base_customer_arrivals is left-joined, so rows are judged by their customer too (not for tutors and
-    availability). `signed_up_at`: the signup that events must not lie before. `subjects`: the seed, for tables with a subject; given
-    by the model, so that dbt sees the dependency.
+    availability). `signed_up_at`: the signup that events must not lie before. `subjects`: the seed, for tables with a
+    subject; given by the model, so that dbt sees the dependency.
 -#}
 {% macro rejection_reason(table_name, of_customer=true, signed_up_at='first_signed_up_at', subjects=none) %}
     {%- set columns = raw_columns(table_name) -%}

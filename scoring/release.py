@@ -22,14 +22,16 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm
 import numpy as np
 
 from scoring.kernel import Kernel
 from scoring.reasons import Explainer
 from scoring.trees import Trees, UnsupportedModelError, read_trees
+
+if TYPE_CHECKING:
+    import lightgbm
 
 # The prediction columns of predictions.customer_predictions, in their order there; each is one model.
 MODEL_NAMES = (
@@ -98,8 +100,11 @@ class ReleasedModel:
     origin_version: str
 
     @cached_property
-    def booster(self) -> lightgbm.Booster:
+    def booster(self) -> "lightgbm.Booster":
         """The LightGBM model, parsed once."""
+        # The kernel scores without LightGBM, so dbt's many short runs need not load it.
+        import lightgbm
+
         return lightgbm.Booster(model_str=self.booster_text)
 
     @cached_property

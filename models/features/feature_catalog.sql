@@ -1,9 +1,7 @@
 {#- Read from the columns of customer_features in _features.yml, where each feature is described once. -#}
 -- depends_on: {{ ref('customer_features') }}
 with final as (
-    {%- if execute %}
-    {%- set columns = graph.nodes['model.' ~ project_name ~ '.customer_features'].columns.values() %}
-    {%- for column in columns if column.meta.family %}
+    {%- for column in feature_columns() %}
     select
         '{{ column.name }}' as feature_name,
         cast({{ column.meta.position }} as integer) as position,
@@ -17,7 +15,6 @@ with final as (
         '{{ column.meta.unit }}' as unit
     {{ 'union all' if not loop.last }}
     {%- endfor %}
-    {%- endif %}
 )
 
 select * from final
