@@ -1,0 +1,525 @@
+"""The inner loops of scoring and reasons: everything that Numba compiles, in one file.
+
+One file, because Numba keeps compiled functions on disk and makes them anew only when the file of the
+function itself changes, not when one does from which it calls something.
+
+All of it works on blocks of 512 rows. What is known of a block is held in *masks*: 512 bits, one a row, in
+eight 64-bit words. A mask is one register of AVX-512, two of AVX2, four of NEON; the first functions below
+say so to LLVM, which picks the instructions of the machine. scoring/kernel.py says what the masks mean.
+
+Compiled functions release the GIL, and read Arrow columns where they lie, by address.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from scoring.trees import ZERO_THRESHOLD
+
+WORDS = 8
+BLOCK = 64 * WORDS
+# Bits of the widest number that masks are transposed to, one byte eight of them.
+BYTES = 8
+
+# What becomes of a missing value in the tests of a feature that agree in it. What is missing lies below all
+# thresholds where the default direction is left, above all where it is right.
+NAN_IS_ZERO, NAN_LEFT, NAN_RIGHT, NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT = range(5)
+
+# Words of the ArrowArray structure of Arrow's C data interface, each 64 bits, that are read here.
+_NULL_COUNT, _OFFSET, _BUFFERS, _CHILDREN = 1, 2, 5, 6
+
+
+class Plan(NamedTuple):
+    """Boosters, compiled: the arrays that the functions below run on.
+
+    A row of `numbers` is a numerical feature in one form: (feature, form, first of its thresholds, size of
+    its search, number of thresholds, first of its masks). `thresholds` are padded with infinity to a power of
+    two less one each. The first mask is scratch, the k-th after it that of the k-th threshold.
+
+    A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
+    `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
+    slot is 0 where no set holds it. Set k holds the slots `set_slots[set_begins[k]]` to `[k + 1]`.
+
+    Node n has the mask `node_mask[n]` and splits the region `node_region[n]` of its tree. Nodes lie in the
+    order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`. From
+    `tree_toggles[t]` on it is said which planes (`toggle_plane`) the rows change that which of its nodes
+    (`toggle_node`) moves; `tree_planes[t]` is the number of planes. Leaf values, by the number that the
+    planes spell, lie from `tree_leaves[t]` on; the trees of model m from `model_trees[m]` on.
+    `sigmoid` is NaN for a model whose output is the sum itself. `masks`, `slots`, `regions` and `planes` are
+    the sizes of the scratch that a call needs.
+    """
+
+    numbers: np.ndarray
+    thresholds: np.ndarray
+    categoricals: np.ndarray
+    category_slots: np.ndarray
+    set_begins: np.ndarray
+    set_slots: np.ndarray
+    node_mask: np.ndarray
+    node_region: np.ndarray
+    tree_nodes: np.ndarray
+    toggle_plane: np.ndarray
+    toggle_node: np.ndarray
+    tree_toggles: np.ndarray
+    tree_planes: np.ndarray
+    tree_leaves: np.ndarray
+    leaf_values: np.ndarray
+    model_trees: np.ndarray
+    sigmoid: np.ndarray
+    masks: int
+    slots: int
+    regions: int
+
+
+class Paths(NamedTuple):
+    """The leaves' paths as arrays (scoring/reasons.py).
+
+    Leaf k has the conditions `leaf_conditions[k]` to `[k + 1]`, each (mask of the plan, 1 for its right side,
+    number of the leaf's feature that it tests), and the features `leaf_features[k]` to `[k + 1]`, one bit of
+    the pattern each, with their z in `shares`. `leaf_table[k]` is where its table begins in `tables`
+    (features × patterns, or one weight a pattern), -1 when it has none.
+    """
+
+    conditions: np.ndarray
+    leaf_conditions: np.ndarray
+    features: np.ndarray
+    shares: np.ndarray
+    leaf_features: np.ndarray
+    leaf_value: np.ndarray
+    leaf_table: np.ndarray
+    tables: np.ndarray
+
+
+class Columns(NamedTuple):
+    """Where the children of a struct array hold what is read.
+
+    `children` and `storage` (0 float64, 1 float32, 2 int32, 3 int64) say it for each feature; `required`
+    lists the children in which no value may be null.
+    """
+
+    children: np.ndarray
+    storage: np.ndarray
+    required: np.ndarray
+
+
+# === Masks ==================================================================================================
+
+_WORD = ir.IntType(64)
+_MASK = ir.VectorType(_WORD, WORDS)
+_BYTES_OF_WORD = ir.VectorType(ir.IntType(8), 64)
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, element: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(builder.bitcast(data, element.as_pointer()), [index])
+
+
+def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
+    """A compiled function (into, i, left, j, right, k): mask i of `into` from j of `left` and k of `right`.
+
+    The three arrays are uint64 (masks, WORDS), contiguous, the indices int64. LLVM makes one or two vector
+    instructions of it. A loop over the words would be left scalar, as it cannot tell that arrays are apart.
+    """
+
+    @intrinsic
+    def on_masks(_typing: Any, into: Any, i: Any, left: Any, j: Any, right: Any, k: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, one, other = (
+                _address(context, builder, signature.args[at], arguments[at], arguments[at + 1], _MASK)
+                for at in (0, 2, 4)
+            )
+            # NumPy aligns arrays to 16 bytes, LLVM would assume 64.
+            result = operation(builder, builder.load(one, align=8), builder.load(other, align=8))
+            builder.store(result, target, align=8)
+            return context.get_dummy_value()
+
+        return types.void(into, types.int64, left, types.int64, right, types.int64), generate
+
+    return on_masks
+
+
+_and = _on_masks(lambda builder, one, other: builder.and_(one, other))
+_and_not = _on_masks(lambda builder, one, other: builder.and_(one, builder.not_(other)))
+_or = _on_masks(lambda builder, one, other: builder.or_(one, other))
+_xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
+_copy = _on_masks(lambda builder, one, other: one)
+
+
+@intrinsic
+def _set_bit(_typing: Any, numbers: Any, byte: Any, bit: Any, masks: Any, mask: Any, word: Any) -> Any:
+    """For the 64 rows of a mask's word: set a bit in their bytes of `numbers`, uint8 (BYTES, BLOCK)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, byte, bit, masks, mask, word = arguments
+        row = builder.add(builder.mul(byte, ir.Constant(_WORD, WORDS)), word)
+        target = _address(context, builder, signature.args[0], numbers, row, _BYTES_OF_WORD)
+        place = builder.add(builder.mul(mask, ir.Constant(_WORD, WORDS)), word)
+        rows = builder.load(_address(context, builder, signature.args[3], masks, place, _WORD))
+        value = builder.shl(ir.Constant(ir.IntType(8), 1), builder.trunc(bit, ir.IntType(8)))
+        nothing = ir.Constant(_BYTES_OF_WORD, ir.Undefined)
+        first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
+        everywhere = builder.shuffle_vector(
+            first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        )
+        chosen = builder.select(
+            builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
+            everywhere,
+            ir.Constant(_BYTES_OF_WORD, [0] * 64),
+        )
+        builder.store(builder.or_(builder.load(target, align=1), chosen), target, align=1)
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(numbers, index, index, masks, index, index), generate
+
+
+@njit(nogil=True)
+def _transpose(planes: np.ndarray, count: int, numbers: np.ndarray) -> None:
+    """The number that each row's bits in `count` planes spell: bytes, uint8 (BYTES, BLOCK), lowest first."""
+    for byte in range(max(1, (count + 7) // 8)):
+        numbers[byte] = 0
+        for word in range(WORDS):
+            for bit in range(min(8, count - 8 * byte)):
+                _set_bit(numbers, byte, bit, planes, 8 * byte + bit, word)
+
+
+@njit(nogil=True)
+def _put(masks: np.ndarray, place: np.ndarray, first: int) -> None:
+    """Set each row's bit in the mask `first + place[row]`."""
+    for row in range(BLOCK):
+        masks[first + place[row], row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+
+
+# === The Arrow columns ======================================================================================
+
+
+@intrinsic
+def _pointer(_typing: Any, address: Any) -> Any:
+    """An address as the pointer that `carray` takes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(types.intp), generate
+
+
+@njit(nogil=True)
+def _word(address: int, index: int) -> int:
+    return carray(_pointer(address), index + 1, np.int64)[index]
+
+
+@njit(nogil=True)
+def _load(column: int, storage: int, offset: int, first: int, count: int, values: np.ndarray) -> None:
+    """Rows of the Arrow array at an address as float64; the values of nulls may be anything."""
+    start = offset + _word(column, _OFFSET) + first
+    data = _pointer(_word(_word(column, _BUFFERS), 1))
+    if storage == 0:
+        values[:count] = carray(data, start + count, np.float64)[start:]
+    elif storage == 1:
+        values[:count] = carray(data, start + count, np.float32)[start:]
+    elif storage == 2:
+        values[:count] = carray(data, start + count, np.int32)[start:]
+    else:
+        values[:count] = carray(data, start + count, np.int64)[start:]
+
+
+@njit(nogil=True)
+def _mark_nulls(array: int, offset: int, incomplete: np.ndarray) -> bool:
+    """Mark the rows in which an Arrow array is null; whether there were any."""
+    validity = _word(_word(array, _BUFFERS), 0)
+    if validity == 0 or _word(array, _NULL_COUNT) == 0:
+        return False
+    start = offset + _word(array, _OFFSET)
+    bits = carray(_pointer(validity), (start + len(incomplete) + 7) // 8, np.uint8)
+    found = False
+    for row in range(len(incomplete)):
+        at = start + row
+        if not bits[at >> 3] >> (at & 7) & 1:
+            incomplete[row] = True
+            found = True
+    return found
+
+
+@njit(nogil=True, cache=True)
+def find_incomplete(array: int, required: np.ndarray, incomplete: np.ndarray) -> bool:
+    """Mark the rows that are null, or null in a required child; whether there were any."""
+    found = _mark_nulls(array, 0, incomplete)
+    for child in required:
+        column = _word(_word(array, _CHILDREN), child)
+        found |= _mark_nulls(column, _word(array, _OFFSET), incomplete)
+    return found
+
+
+# === Tests ==================================================================================================
+
+
+@njit(nogil=True)
+def _fill_masks(
+    plan: Plan, columns: Columns, array: int, first: int, count: int, masks: np.ndarray, slots: np.ndarray
+) -> None:
+    """Which rows go right at each test: the masks of `count` rows from row `first` on."""
+    children, offset = _word(array, _CHILDREN), _word(array, _OFFSET)
+    values = np.zeros(BLOCK, np.float64)
+    place = np.zeros(BLOCK, np.int64)
+    masks[:] = 0
+    for number in range(len(plan.numbers)):
+        feature, form, begin, size, cuts, mask = plan.numbers[number]
+        column, storage = _word(children, columns.children[feature]), columns.storage[feature]
+        _load(column, storage, offset, first, count, values)
+        for row in range(BLOCK):
+            value = values[row]
+            if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
+                value = 0.0
+            values[row] = value
+            place[row] = 0
+        # Binary search without a jump, all rows in step: how many thresholds lie below the value.
+        thresholds = plan.thresholds[begin : begin + size - 1]
+        step = size >> 1
+        while step:
+            for row in range(BLOCK):
+                place[row] += step if thresholds[place[row] + step - 1] < values[row] else 0
+            step >>= 1
+        if form != NAN_IS_ZERO:
+            lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
+            zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
+            for row in range(BLOCK):
+                if math.isnan(values[row]) or (zero_too and values[row] == 0.0):
+                    place[row] = 0 if lowest else cuts
+        # What lies above k thresholds goes right at the first k: set at the k-th, then at all before it.
+        _put(masks, place, mask)
+        for cut in range(mask + cuts - 1, mask, -1):
+            _or(masks, cut, masks, cut, masks, cut + 1)
+    for number in range(len(plan.categoricals)):
+        feature, size, begin, used, first_set, sets, mask = plan.categoricals[number]
+        column, storage = _word(children, columns.children[feature]), columns.storage[feature]
+        _load(column, storage, offset, first, count, values)
+        for row in range(BLOCK):
+            value = values[row]
+            # The fraction is cut off, so what is above -1 is category 0; NaN is in no range.
+            place[row] = plan.category_slots[begin + np.int64(value)] if -1.0 < value < size else 0
+        slots[:used] = 0
+        _put(slots, place, 0)
+        for each in range(sets):
+            masks[mask + each] = ~np.uint64(0)
+            for at in range(plan.set_begins[first_set + each], plan.set_begins[first_set + each + 1]):
+                _xor(masks, mask + each, masks, mask + each, slots, np.int64(plan.set_slots[at]))
+
+
+# === Scores =================================================================================================
+
+
+@njit(nogil=True)
+def _find_leaves(
+    plan: Plan,
+    tree: int,
+    masks: np.ndarray,
+    regions: np.ndarray,
+    moved: np.ndarray,
+    planes: np.ndarray,
+    numbers: np.ndarray,
+) -> None:
+    """The number of each row's leaf: its bytes, lowest first."""
+    begin = plan.tree_nodes[tree]
+    regions[0] = ~np.uint64(0)
+    for node in range(plan.tree_nodes[tree + 1] - begin):
+        region = np.int64(plan.node_region[begin + node])
+        _and(moved, node, masks, np.int64(plan.node_mask[begin + node]), regions, region)
+        _xor(regions, region, regions, region, moved, node)
+        _copy(regions, node + 1, moved, node, moved, node)
+    planes[: plan.tree_planes[tree]] = 0
+    for toggle in range(plan.tree_toggles[tree], plan.tree_toggles[tree + 1]):
+        plane = np.int64(plan.toggle_plane[toggle])
+        _xor(planes, plane, planes, plane, moved, np.int64(plan.toggle_node[toggle]))
+    _transpose(planes, plan.tree_planes[tree], numbers)
+
+
+@njit(nogil=True, cache=True)
+def fill_outputs(plan: Plan, columns: Columns, array: int, outputs: np.ndarray) -> None:
+    """Fill `outputs`, float64 (models, rows), from the Arrow struct array at an address."""
+    masks = np.empty((plan.masks, WORDS), np.uint64)
+    slots = np.empty((plan.slots, WORDS), np.uint64)
+    regions = np.empty((plan.regions, WORDS), np.uint64)
+    moved = np.empty((plan.regions, WORDS), np.uint64)
+    planes = np.empty((8 * BYTES, WORDS), np.uint64)
+    numbers = np.zeros((BYTES, BLOCK), np.uint8)
+    sums = np.empty(BLOCK, np.float64)
+    for first in range(0, outputs.shape[1], BLOCK):
+        count = min(BLOCK, outputs.shape[1] - first)
+        _fill_masks(plan, columns, array, first, count, masks, slots)
+        for model in range(outputs.shape[0]):
+            sums[:] = 0.0
+            for tree in range(plan.model_trees[model], plan.model_trees[model + 1]):
+                _find_leaves(plan, tree, masks, regions, moved, planes, numbers)
+                values = plan.leaf_values[plan.tree_leaves[tree] : plan.tree_leaves[tree + 1]]
+                if len(values) <= 256:
+                    lowest = numbers[0]
+                    for row in range(BLOCK):
+                        sums[row] += values[lowest[row]]
+                else:
+                    for row in range(BLOCK):
+                        sums[row] += values[_number(numbers, row, plan.tree_planes[tree])]
+            factor = plan.sigmoid[model]
+            for row in range(count):
+                total = sums[row]
+                # The C library's exp, as in LightGBM; NumPy's may differ in the last bit.
+                outputs[model, first + row] = (
+                    total if math.isnan(factor) else 1.0 / (1.0 + math.exp(-factor * total))
+                )
+
+
+@njit(nogil=True)
+def _number(numbers: np.ndarray, row: int, bits: int) -> int:
+    number = np.uint64(0)
+    for byte in range((bits + 7) // 8):
+        number |= np.uint64(numbers[byte, row]) << np.uint64(8 * byte)
+    return number
+
+
+# === Reasons ================================================================================================
+
+# Up to so many features a leaf's table holds contributions; beyond it holds weights (scoring/reasons.py).
+TABLE_FEATURES = 8
+# The widest pattern.
+PATTERN_BITS = 8 * BYTES
+
+
+@njit(nogil=True)
+def _weight(shares: np.ndarray, pattern: int, without: int, powers: np.ndarray) -> float:
+    """W of the features in the pattern but `without`; `powers` is scratch of len(shares) + 1."""
+    count = len(shares)
+    # Coefficients of the product of (z_j + y): that of y^s sums over all S of s features.
+    powers[0] = 1.0
+    degree = 0
+    for feature in range(count):
+        if feature != without and pattern >> np.uint64(feature) & np.uint64(1):
+            powers[degree + 1] = powers[degree]
+            for power in range(degree, 0, -1):
+                powers[power] = powers[power] * shares[feature] + powers[power - 1]
+            powers[0] *= shares[feature]
+            degree += 1
+    # s! (d - 1 - s)! / d!, from s = 0 on; all d features together have no feature left to credit.
+    total = 0.0
+    factor = 1.0 / count
+    for power in range(min(degree, count - 1) + 1):
+        total += powers[power] * factor
+        if power < count - 1:
+            factor *= (power + 1) / (count - 1 - power)
+    return total
+
+
+@njit(nogil=True)
+def _contribute(
+    shares: np.ndarray, value: float, pattern: int, powers: np.ndarray, effects: np.ndarray
+) -> None:
+    """The contributions of one leaf to each of its features, for one pattern."""
+    missed = value
+    for feature in range(len(shares)):
+        if not pattern >> np.uint64(feature) & np.uint64(1):
+            missed *= shares[feature]
+    outside = -missed * _weight(shares, pattern, -1, powers)
+    for feature in range(len(shares)):
+        if pattern >> np.uint64(feature) & np.uint64(1):
+            effects[feature] = missed * (1.0 - shares[feature]) * _weight(shares, pattern, feature, powers)
+        else:
+            effects[feature] = outside
+
+
+@njit(nogil=True)
+def _look_up(
+    shares: np.ndarray, value: float, pattern: int, weights: np.ndarray, effects: np.ndarray
+) -> None:
+    """As _contribute, with W of every pattern known."""
+    place = np.int64(pattern & np.uint64(len(weights) - 1))
+    missed = value
+    for feature in range(len(shares)):
+        missed *= 1.0 if place >> feature & 1 else shares[feature]
+    outside = -missed * weights[place]
+    for feature in range(len(shares)):
+        inside = missed * (1.0 - shares[feature]) * weights[place & ~(1 << feature)]
+        effects[feature] = inside if place >> feature & 1 else outside
+
+
+@njit(nogil=True, cache=True)
+def fill_tables(paths: Paths) -> None:
+    """Compute the tables of all leaves that have one."""
+    powers = np.empty(PATTERN_BITS + 1)
+    effects = np.empty(PATTERN_BITS)
+    for leaf in range(len(paths.leaf_value)):
+        begin = paths.leaf_table[leaf]
+        if begin < 0:
+            continue
+        shares = paths.shares[paths.leaf_features[leaf] : paths.leaf_features[leaf + 1]]
+        patterns = 1 << len(shares)
+        for pattern in range(patterns):
+            if len(shares) > TABLE_FEATURES:
+                paths.tables[begin + pattern] = _weight(shares, np.uint64(pattern), -1, powers)
+                continue
+            _contribute(shares, paths.leaf_value[leaf], np.uint64(pattern), powers, effects)
+            for feature in range(len(shares)):
+                paths.tables[begin + feature * patterns + pattern] = effects[feature]
+
+
+@njit(nogil=True)
+def _find_patterns(
+    paths: Paths, leaf: int, count: int, masks: np.ndarray, planes: np.ndarray, numbers: np.ndarray
+) -> None:
+    """For each row of the block which of the `count` features of the leaf's path hold, one bit each."""
+    planes[:count] = ~np.uint64(0)
+    for condition in range(paths.leaf_conditions[leaf], paths.leaf_conditions[leaf + 1]):
+        mask, right, bit = paths.conditions[condition]
+        if right:
+            _and(planes, bit, planes, bit, masks, mask)
+        else:
+            _and_not(planes, bit, planes, bit, masks, mask)
+    _transpose(planes, count, numbers)
+
+
+@njit(nogil=True, cache=True)
+def fill_contributions(
+    plan: Plan, paths: Paths, columns: Columns, array: int, contributions: np.ndarray
+) -> None:
+    """Fill `contributions`, float64 (features, rows), from the Arrow struct array at an address."""
+    masks = np.empty((plan.masks, WORDS), np.uint64)
+    slots = np.empty((plan.slots, WORDS), np.uint64)
+    planes = np.empty((8 * BYTES, WORDS), np.uint64)
+    numbers = np.zeros((BYTES, BLOCK), np.uint8)
+    sums = np.empty((contributions.shape[0], BLOCK))
+    powers = np.empty(PATTERN_BITS + 1)
+    effects = np.empty(PATTERN_BITS)
+    for first in range(0, contributions.shape[1], BLOCK):
+        count = min(BLOCK, contributions.shape[1] - first)
+        _fill_masks(plan, columns, array, first, count, masks, slots)
+        sums[:] = 0.0
+        for leaf in range(len(paths.leaf_value)):
+            features = paths.features[paths.leaf_features[leaf] : paths.leaf_features[leaf + 1]]
+            _find_patterns(paths, leaf, len(features), masks, planes, numbers)
+            begin = paths.leaf_table[leaf]
+            if begin >= 0 and len(features) <= TABLE_FEATURES:
+                patterns = 1 << len(features)
+                lowest = numbers[0]
+                for number in range(len(features)):
+                    table = paths.tables[begin + number * patterns : begin + (number + 1) * patterns]
+                    total = sums[features[number]]
+                    for row in range(BLOCK):
+                        total[row] += table[lowest[row]]
+                continue
+            shares = paths.shares[paths.leaf_features[leaf] : paths.leaf_features[leaf + 1]]
+            weights = paths.tables[begin : begin + (1 << len(features))] if begin >= 0 else powers[:0]
+            for row in range(count):
+                pattern = _number(numbers, row, len(features))
+                if begin >= 0:
+                    _look_up(shares, paths.leaf_value[leaf], pattern, weights, effects)
+                else:
+                    _contribute(shares, paths.leaf_value[leaf], pattern, powers, effects)
+                for number in range(len(features)):
+                    sums[features[number], row] += effects[number]
+        for feature in range(contributions.shape[0]):
+            for row in range(count):
+                contributions[feature, first + row] = sums[feature, row]
