@@ -153,41 +153,46 @@ _copy = _on_masks(lambda builder, one, other: one)
 
 
 @intrinsic
-def _set_bit(_typing: Any, numbers: Any, byte: Any, bit: Any, masks: Any, mask: Any, word: Any) -> Any:
-    """For the 64 rows of a mask's word: set a bit in their bytes of `numbers`, uint8 (BYTES, BLOCK)."""
+def _transpose_byte(_typing: Any, planes: Any, first: Any, word: Any, numbers: Any, byte: Any) -> Any:
+    """Eight planes from `first` on, 64 rows of each: those rows' bytes in `numbers`, uint8 (rows, BLOCK)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        numbers, byte, bit, masks, mask, word = arguments
-        row = builder.add(builder.mul(byte, ir.Constant(_WORD, WORDS)), word)
-        target = _address(context, builder, signature.args[0], numbers, row, _BYTES_OF_WORD)
-        place = builder.add(builder.mul(mask, ir.Constant(_WORD, WORDS)), word)
-        rows = builder.load(_address(context, builder, signature.args[3], masks, place, _WORD))
-        value = builder.shl(ir.Constant(ir.IntType(8), 1), builder.trunc(bit, ir.IntType(8)))
-        nothing = ir.Constant(_BYTES_OF_WORD, ir.Undefined)
-        first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-        everywhere = builder.shuffle_vector(
-            first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-        )
-        chosen = builder.select(
-            builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
-            everywhere,
-            ir.Constant(_BYTES_OF_WORD, [0] * 64),
-        )
-        builder.store(builder.or_(builder.load(target, align=1), chosen), target, align=1)
+        planes, first, word, numbers, byte = arguments
+        width = ir.Constant(_WORD, WORDS)
+        spelled = ir.Constant(_BYTES_OF_WORD, [0] * 64)
+        for bit in range(8):
+            plane = builder.add(first, ir.Constant(_WORD, bit))
+            place = builder.add(builder.mul(plane, width), word)
+            rows = builder.load(_address(context, builder, signature.args[0], planes, place, _WORD))
+            chosen = builder.select(
+                builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
+                ir.Constant(_BYTES_OF_WORD, [1 << bit] * 64),
+                ir.Constant(_BYTES_OF_WORD, [0] * 64),
+            )
+            spelled = builder.or_(spelled, chosen)
+        place = builder.add(builder.mul(byte, width), word)
+        target = _address(context, builder, signature.args[3], numbers, place, _BYTES_OF_WORD)
+        builder.store(spelled, target, align=1)
         return context.get_dummy_value()
 
     index = types.int64
-    return types.void(numbers, index, index, masks, index, index), generate
+    return types.void(planes, index, index, numbers, index), generate
 
 
 @njit(nogil=True)
-def _transpose(planes: np.ndarray, count: int, numbers: np.ndarray) -> None:
-    """The number that each row's bits in `count` planes spell: bytes, uint8 (BYTES, BLOCK), lowest first."""
-    for byte in range(max(1, (count + 7) // 8)):
-        numbers[byte] = 0
+def _bytes(bits: int) -> int:
+    return max(1, (bits + 7) // 8)
+
+
+@njit(nogil=True)
+def _transpose(planes: np.ndarray, count: int, numbers: np.ndarray, first: int) -> None:
+    """The number that each row's bits in `count` planes spell: its bytes, lowest first, from `first` on.
+
+    `numbers` is uint8 (rows, BLOCK). The planes above, up to a whole byte, must be empty.
+    """
+    for byte in range(_bytes(count)):
         for word in range(WORDS):
-            for bit in range(min(8, count - 8 * byte)):
-                _set_bit(numbers, byte, bit, planes, 8 * byte + bit, word)
+            _transpose_byte(planes, 8 * byte, word, numbers, first + byte)
 
 
 @njit(nogil=True)
@@ -324,8 +329,9 @@ def _find_leaves(
     moved: np.ndarray,
     planes: np.ndarray,
     numbers: np.ndarray,
+    first: int,
 ) -> None:
-    """The number of each row's leaf: its bytes, lowest first."""
+    """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on."""
     begin = plan.tree_nodes[tree]
     regions[0] = ~np.uint64(0)
     for node in range(plan.tree_nodes[tree + 1] - begin):
@@ -333,11 +339,11 @@ def _find_leaves(
         _and(moved, node, masks, np.int64(plan.node_mask[begin + node]), regions, region)
         _xor(regions, region, regions, region, moved, node)
         _copy(regions, node + 1, moved, node, moved, node)
-    planes[: plan.tree_planes[tree]] = 0
+    planes[: 8 * _bytes(plan.tree_planes[tree])] = 0
     for toggle in range(plan.tree_toggles[tree], plan.tree_toggles[tree + 1]):
         plane = np.int64(plan.toggle_plane[toggle])
         _xor(planes, plane, planes, plane, moved, np.int64(plan.toggle_node[toggle]))
-    _transpose(planes, plan.tree_planes[tree], numbers)
+    _transpose(planes, plan.tree_planes[tree], numbers, first)
 
 
 @njit(nogil=True, cache=True)
@@ -355,16 +361,29 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, outputs: np.ndarray) 
         _fill_masks(plan, columns, array, first, count, masks, slots)
         for model in range(outputs.shape[0]):
             sums[:] = 0.0
-            for tree in range(plan.model_trees[model], plan.model_trees[model + 1]):
-                _find_leaves(plan, tree, masks, regions, moved, planes, numbers)
-                values = plan.leaf_values[plan.tree_leaves[tree] : plan.tree_leaves[tree + 1]]
-                if len(values) <= 256:
-                    lowest = numbers[0]
-                    for row in range(BLOCK):
-                        sums[row] += values[lowest[row]]
-                else:
+            tree, end = plan.model_trees[model], plan.model_trees[model + 1]
+            while tree < end:
+                # Four trees at a time, in their order: each sum is then loaded and stored once for the four.
+                together = min(4, end - tree)
+                if together < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
+                    _find_leaves(plan, tree, masks, regions, moved, planes, numbers, 0)
+                    values = plan.leaf_values[plan.tree_leaves[tree] :]
                     for row in range(BLOCK):
                         sums[row] += values[_number(numbers, row, plan.tree_planes[tree])]
+                    tree += 1
+                    continue
+                for each in range(4):
+                    _find_leaves(plan, tree + each, masks, regions, moved, planes, numbers, each)
+                first_values = plan.leaf_values[plan.tree_leaves[tree] :]
+                second_values = plan.leaf_values[plan.tree_leaves[tree + 1] :]
+                third_values = plan.leaf_values[plan.tree_leaves[tree + 2] :]
+                fourth_values = plan.leaf_values[plan.tree_leaves[tree + 3] :]
+                for row in range(BLOCK):
+                    total = sums[row] + first_values[numbers[0, row]]
+                    total += second_values[numbers[1, row]]
+                    total += third_values[numbers[2, row]]
+                    sums[row] = total + fourth_values[numbers[3, row]]
+                tree += 4
             factor = plan.sigmoid[model]
             for row in range(count):
                 total = sums[row]
@@ -377,7 +396,7 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, outputs: np.ndarray) 
 @njit(nogil=True)
 def _number(numbers: np.ndarray, row: int, bits: int) -> int:
     number = np.uint64(0)
-    for byte in range((bits + 7) // 8):
+    for byte in range(_bytes(bits)):
         number |= np.uint64(numbers[byte, row]) << np.uint64(8 * byte)
     return number
 
@@ -471,6 +490,7 @@ def _find_patterns(
     paths: Paths, leaf: int, count: int, masks: np.ndarray, planes: np.ndarray, numbers: np.ndarray
 ) -> None:
     """For each row of the block which of the `count` features of the leaf's path hold, one bit each."""
+    planes[count : 8 * _bytes(count)] = 0
     planes[:count] = ~np.uint64(0)
     for condition in range(paths.leaf_conditions[leaf], paths.leaf_conditions[leaf + 1]):
         mask, right, bit = paths.conditions[condition]
@@ -478,7 +498,7 @@ def _find_patterns(
             _and(planes, bit, planes, bit, masks, mask)
         else:
             _and_not(planes, bit, planes, bit, masks, mask)
-    _transpose(planes, count, numbers)
+    _transpose(planes, count, numbers, 0)
 
 
 @njit(nogil=True, cache=True)

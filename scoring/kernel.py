@@ -35,6 +35,7 @@ fraction of a second.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,16 +78,16 @@ def evaluation_order(tree: Tree) -> Order:
     nodes: list[int] = []
     regions: list[int] = []
     leaves = [0] * (len(left) + 1)
-    waiting = [(0 if left else ~0, 0)]
+    waiting = deque([(0 if left else ~0, 0)])
     while waiting:
-        node, region = waiting.pop()
+        node, region = waiting.popleft()
         if node < 0:
             leaves[region] = ~node
             continue
         nodes.append(node)
         regions.append(region)
-        waiting.append((right[node], len(nodes)))
         waiting.append((left[node], region))
+        waiting.append((right[node], len(nodes)))
     return Order(nodes, regions, leaves)
 
 

@@ -1,0 +1,96 @@
+"""What all benchmarks share: a measurement in a process of its own, a table, and a place in a document."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+# A quick run is repeated up to so often, as long as all its runs together stay below so many seconds.
+_REPEATS = 5
+_REPEAT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process did: seconds (the median of its runs), peak memory in bytes, and a remark.
+
+    The memory is that of the whole process, with Python and its libraries, as the operating system counts it.
+    `seconds` is None when it could not run; the remark then says why.
+    """
+
+    seconds: float | None
+    peak_bytes: int
+    remark: str = ""
+
+
+class Unavailable(Exception):  # noqa: N818 - it is no error when a peer is not installed
+    """A peer cannot be measured on this machine; the message says why."""
+
+
+def measure_apart(module: str, arguments: Sequence[str]) -> Measurement:
+    """Run `python -m module arguments`, which calls `report`.
+
+    Raises RuntimeError when the process fails.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    lines = process.stdout.splitlines()
+    if process.returncode or not lines:
+        raise RuntimeError(f"python -m {module} {' '.join(arguments)} failed.")
+    return Measurement(**json.loads(lines[-1]))
+
+
+def report(prepare: Callable[[], Callable[[], str | None]]) -> None:
+    """Time what `prepare` returns, repeated while it is quick, and print the outcome for `measure_apart`.
+
+    The run may return a remark. Unavailable, raised by either, is reported as a remark without a time.
+    """
+    seconds: list[float] = []
+    remark = ""
+    try:
+        run = prepare()
+        while len(seconds) < _REPEATS and sum(seconds) + (seconds[-1] if seconds else 0) <= _REPEAT_SECONDS:
+            begin = time.perf_counter()
+            remark = run() or ""
+            seconds.append(time.perf_counter() - begin)
+    except Unavailable as reason:
+        remark = str(reason)
+    measured = Measurement(median(seconds) if seconds else None, _peak_bytes(), remark)
+    print(json.dumps(asdict(measured)))
+
+
+def _peak_bytes() -> int:
+    # Not getrusage: on Linux its maximum includes the process that started this one.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_section(document: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- end name -->` in a document.
+
+    Raises ValueError when the document has no such section.
+    """
+    before, opening, rest = document.read_text().partition(f"<!-- {name} -->\n")
+    _, closing, after = rest.partition(f"<!-- end {name} -->")
+    if not opening or not closing:
+        raise ValueError(f"{document} has no section <!-- {name} -->.")
+    partial = document.with_suffix(".md.partial")
+    partial.write_text(f"{before}{opening}{text}\n{closing}{after}")
+    partial.replace(document)
