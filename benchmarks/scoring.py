@@ -1,10 +1,10 @@
 """How fast rows are scored, by the usual ways and by ours, side by side: `make bench-scoring`.
 
 Every way scores the same rows with the same five models, each in a process of its own, and is measured in
-seconds and in that process's peak memory. The rows are those of features.customer_features, repeated under
-other customer ids until there are enough, in random order; the models are larger than those that training chooses, 300 to 500
-trees of 31 leaves, learned from the labels of the same warehouse. The outcome goes into docs/scoring.md, with
-a plot beside it.
+seconds and in that process's peak memory. The rows are those of features.customer_features in random order,
+repeated under other customer ids until there are enough. The models are larger than those that training
+chooses, 300 to 500 trees of 31 leaves, learned from the labels of the same warehouse. The outcome goes into
+docs/scoring.md, with a plot beside it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def prepare(folder: Path, sizes: Sequence[int]) -> None:
                 f"""
                 create table {FEATURES} as
                 with numbered as (
-                    select *, row_number() over (order by {_ANY_ORDER}) - 1 as place, count(*) over () as available
+                    select
+                        *,
+                        row_number() over (order by {_ANY_ORDER}) - 1 as place,
+                        count(*) over () as available
                     from warehouse.{FEATURES}
                 )
                 select

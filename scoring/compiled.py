@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from scoring.trees import ZERO_THRESHOLD
 
-WORDS = 8
+WORDS = 16
 BLOCK = 64 * WORDS
 # Bits of the widest number that masks are transposed to, one byte eight of them.
 BYTES = 8
@@ -152,31 +152,43 @@ _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
 _copy = _on_masks(lambda builder, one, other: one)
 
 
-@intrinsic
-def _transpose_byte(_typing: Any, planes: Any, first: Any, word: Any, numbers: Any, byte: Any) -> Any:
-    """Eight planes from `first` on, 64 rows of each: those rows' bytes in `numbers`, uint8 (rows, BLOCK)."""
+def _on_planes(count: int) -> Any:
+    """A compiled function (planes, first, word, numbers, byte): `count` planes as the bytes of 64 rows.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        planes, first, word, numbers, byte = arguments
-        width = ir.Constant(_WORD, WORDS)
-        spelled = ir.Constant(_BYTES_OF_WORD, [0] * 64)
-        for bit in range(8):
-            plane = builder.add(first, ir.Constant(_WORD, bit))
-            place = builder.add(builder.mul(plane, width), word)
-            rows = builder.load(_address(context, builder, signature.args[0], planes, place, _WORD))
-            chosen = builder.select(
-                builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
-                ir.Constant(_BYTES_OF_WORD, [1 << bit] * 64),
-                ir.Constant(_BYTES_OF_WORD, [0] * 64),
-            )
-            spelled = builder.or_(spelled, chosen)
-        place = builder.add(builder.mul(byte, width), word)
-        target = _address(context, builder, signature.args[3], numbers, place, _BYTES_OF_WORD)
-        builder.store(spelled, target, align=1)
-        return context.get_dummy_value()
+    The planes from `first` on are transposed, 64 rows of each, into `numbers`, uint8 (rows, BLOCK).
+    """
 
-    index = types.int64
-    return types.void(planes, index, index, numbers, index), generate
+    @intrinsic
+    def on_planes(_typing: Any, planes: Any, first: Any, word: Any, numbers: Any, byte: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            planes, first, word, numbers, byte = arguments
+            width = ir.Constant(_WORD, WORDS)
+            spelled = ir.Constant(_BYTES_OF_WORD, [0] * 64)
+            for bit in range(count):
+                plane = builder.add(first, ir.Constant(_WORD, bit))
+                place = builder.add(builder.mul(plane, width), word)
+                rows = builder.load(_address(context, builder, signature.args[0], planes, place, _WORD))
+                chosen = builder.select(
+                    builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
+                    ir.Constant(_BYTES_OF_WORD, [1 << bit] * 64),
+                    ir.Constant(_BYTES_OF_WORD, [0] * 64),
+                )
+                spelled = builder.or_(spelled, chosen)
+            place = builder.add(builder.mul(byte, width), word)
+            target = _address(context, builder, signature.args[3], numbers, place, _BYTES_OF_WORD)
+            builder.store(spelled, target, align=1)
+            return context.get_dummy_value()
+
+        index = types.int64
+        return types.void(planes, index, index, numbers, index), generate
+
+    return on_planes
+
+
+# Five planes number the 31 leaves that a tree of LightGBM has by default, so they have a form of their own.
+_FEW_PLANES = 5
+_transpose_few = _on_planes(_FEW_PLANES)
+_transpose_byte = _on_planes(8)
 
 
 @njit(nogil=True)
@@ -190,6 +202,10 @@ def _transpose(planes: np.ndarray, count: int, numbers: np.ndarray, first: int) 
 
     `numbers` is uint8 (rows, BLOCK). The planes above, up to a whole byte, must be empty.
     """
+    if count <= _FEW_PLANES:
+        for word in range(WORDS):
+            _transpose_few(planes, 0, word, numbers, first)
+        return
     for byte in range(_bytes(count)):
         for word in range(WORDS):
             _transpose_byte(planes, 8 * byte, word, numbers, first + byte)
