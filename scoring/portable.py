@@ -87,6 +87,8 @@ class Dialect:
     """Whether {value} is NaN; None where the engine has none."""
     layer: str = "{name} as ({select})"
     """A common table expression that the planner does not merge into the next one."""
+    sum_so_far: str = "{score}"
+    """The sum of the layer before."""
 
 
 def _plain(decimal: str) -> str:
@@ -115,7 +117,8 @@ DIALECTS = {
     each.name: each
     for each in (
         Dialect("duckdb", _plain, "isnan({value})"),
-        Dialect("spark", "{}D".format, "isnan({value})"),
+        # Mentioned twice, or Spark would merge all layers into one sum, too deep for its stack.
+        Dialect("spark", "{}D".format, "isnan({value})", sum_so_far="greatest({score}, {score})"),
         Dialect("postgres", "float8 '{}'".format, "{value} = float8 'NaN'", _FENCED),
         Dialect("snowflake", "'{}'::float".format, "{value} = 'NaN'::float"),
         Dialect("bigquery", _plain, "is_nan({value})"),
@@ -132,7 +135,9 @@ def dialect_named(name: str) -> Dialect:
 
 
 def literal(value: float, dialect: Dialect) -> str:
-    """SQL of exactly this finite float64."""
+    """SQL of exactly this float64. Raises ValueError when it is not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"Portable SQL has no literal for {value}.")
     decimal = repr(float(value))
     return dialect.literal(decimal if "e" in decimal else f"{decimal}e0")
 
@@ -194,8 +199,7 @@ class _TreeWriter:
             missing = kind >> MISSING_SHIFT
             column = self._use(f"{column}z" if missing == MISSING_ZERO else column)
             threshold = float(tree.threshold[number])
-            at_most = f"{column} <= {literal(threshold, self._dialect)}"
-            above = f"{column} > {literal(threshold, self._dialect)}"
+            at_most, above = self._sides(column, threshold)
             # Where no value counts as missing, LightGBM takes NaN for zero.
             missing_left = threshold >= 0.0 if missing == MISSING_NONE else bool(kind & DEFAULT_LEFT)
             if missing_left:
@@ -211,6 +215,13 @@ class _TreeWriter:
             otherwise.otherwise,
             max(then.nesting + 1, otherwise.nesting),
         )
+
+    def _sides(self, column: str, threshold: float) -> tuple[str, str]:
+        """The conditions that the value is at most the threshold, and that it is above; a null is neither."""
+        if threshold == math.inf:  # the split is between missing values and all others
+            return f"{column} is not null", "1 = 0"
+        written = literal(threshold, self._dialect)
+        return f"{column} <= {written}", f"{column} > {written}"
 
     def _among(self, column: str, categories: np.ndarray) -> tuple[str, str]:
         """The conditions that the category is one of these, and that it is none of them."""
@@ -280,9 +291,10 @@ def raw_score_layers(
         carried = sorted(needed)
         for score, model in zip(scores, models.values(), strict=True):
             writer = _TreeWriter([numbered[feature] for feature in model.feature_names], dialect)
+            before = dialect.sum_so_far.format(score=score)
             # Sums associate to the left, so this adds tree after tree to the sum so far, as LightGBM does.
             terms = [writer.write(tree) for tree in model.trees[start : start + TREES_PER_LAYER]]
-            sums.append(("\n    + ".join([score if start else literal(0.0, dialect), *terms]), score))
+            sums.append(("\n    + ".join([before if start else literal(0.0, dialect), *terms]), score))
             needed |= writer.used
         added.append(Layer((*((name, name) for name in (*keys, *carried)), *sums)))
     added.reverse()
