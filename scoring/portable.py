@@ -13,8 +13,8 @@ The rules are those of LightGBM (scoring.trees), made portable by four preparati
 * NaN becomes null, since engines disagree about comparisons with NaN and agree about those with null.
 * A comparison with null is not true, so a null takes the ELSE branch. Each split is written in the direction
   (`<=` or `>`) that puts the branch of missing values there; no split needs a test of its own for them.
-* A category becomes one bit, and a set of categories one number. Not `in (1, 4, 7)`: DuckDB plans each such
-  list (and the ORs that mean the same) as a join.
+* A category becomes one bit, and a set of categories one number. Not `in (1, 3, 5, ...)`: DuckDB plans
+  each such list as a join.
 
 What cannot be written so is refused by scoring.trees (UnsupportedModelError), never scored wrong.
 """
