@@ -1,52 +1,79 @@
 {#-
-    Scoring in SQL. The functions come from scoring/ (registered by the dbt plugin scoring.plugin); each is called here and
-    nowhere else, so another engine needs its own versions of these macros only.
+    Scoring in SQL. In DuckDB the functions of scoring/ score (registered by the dbt plugin scoring.plugin); each is called
+    here and nowhere else. Any other engine scores with the SQL that scoring/portable.py writes (portable_scoring.sql).
 -#}
 
-{#- The five predictions for a whole row of customer_features, as a struct; the argument is the relation's alias. -#}
-{% macro predict_customer_health(row) -%}
-    {{ return(adapter.dispatch('predict_customer_health')(row)) }}
+{#-
+    A select of the predictions and the reasons for each row of `relation` (the alias of rows of customer_features), with
+    the row's keys and total_sessions_lifetime.
+-#}
+{% macro scored_rows(relation) -%}
+    {{ return(adapter.dispatch('scored_rows')(relation)) }}
 {%- endmacro %}
 
-{% macro default__predict_customer_health(row) -%}
-    {{ scoring_is_missing() }}
+{% macro duckdb__scored_rows(relation) -%}
+    select
+        customer_id,
+        feature_timestamp,
+        total_sessions_lifetime,
+        prediction.churn_risk_14d,
+        prediction.churn_risk_30d,
+        prediction.health_score,
+        prediction.session_velocity,
+        prediction.first_session_success,
+        explanation.reason_1,
+        explanation.reason_1_effect,
+        explanation.reason_2,
+        explanation.reason_2_effect,
+        explanation.reason_3,
+        explanation.reason_3_effect
+    from (
+        select
+            {{ relation }}.customer_id,
+            {{ relation }}.feature_timestamp,
+            {{ relation }}.total_sessions_lifetime,
+            predict_customer_health({{ relation }}) as prediction,
+            explain_churn_risk_30d({{ relation }}) as explanation
+        from {{ relation }}
+    ) as answers
 {%- endmacro %}
 
-{% macro duckdb__predict_customer_health(row) -%}
-    predict_customer_health({{ row }})
+{#- There is no portable form of the reasons. -#}
+{% macro default__scored_rows(relation) -%}
+    select
+        rows_to_score.customer_id,
+        rows_to_score.feature_timestamp,
+        rows_to_score.total_sessions_lifetime,
+        answers.churn_risk_14d,
+        answers.churn_risk_30d,
+        answers.health_score,
+        answers.session_velocity,
+        answers.first_session_success,
+        {%- for number in [1, 2, 3] %}
+        cast(null as {{ api.Column.translate_type('string') }}) as reason_{{ number }},
+        cast(null as {{ api.Column.translate_type('float') }}) as reason_{{ number }}_effect{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ relation }} as rows_to_score
+    inner join (
+        {{ portable_predictions(relation) }}
+    ) as answers
+        on
+            rows_to_score.customer_id = answers.customer_id
+            and rows_to_score.feature_timestamp = answers.feature_timestamp
 {%- endmacro %}
 
-{#- The three greatest effects on the 30-day churn risk of such a row, as a struct. -#}
-{% macro explain_churn_risk_30d(row) -%}
-    {{ return(adapter.dispatch('explain_churn_risk_30d')(row)) }}
-{%- endmacro %}
-
-{% macro default__explain_churn_risk_30d(row) -%}
-    {{ scoring_is_missing() }}
-{%- endmacro %}
-
-{% macro duckdb__explain_churn_risk_30d(row) -%}
-    explain_churn_risk_30d({{ row }})
-{%- endmacro %}
-
-{#- A select with one row a release. -#}
+{#- A select with one row a release; of portable ones only the champion is known. -#}
 {% macro released_models() -%}
     {{ return(adapter.dispatch('released_models')()) }}
 {%- endmacro %}
 
 {% macro default__released_models() -%}
-    {{ scoring_is_missing() }}
+    {{ portable_releases() }}
 {%- endmacro %}
 
 {% macro duckdb__released_models() -%}
     select unnest(released_models(), recursive := true)
 {%- endmacro %}
-
-{% macro scoring_is_missing() %}
-    {{ exceptions.raise_compiler_error(
-        'The models score inside DuckDB; for ' ~ target.type ~ ' the macros in macros/scoring.sql have yet to be written.'
-    ) }}
-{% endmacro %}
 
 {#-
     Whether this run can score. Warns once, with the remedy, when no model was ever trained; stops when model_versions

@@ -125,7 +125,9 @@ class _Models:
     def _state(self) -> tuple[Release | None, list[dict[str, Any]]]:
         champion = read_champion(self.directory)
         version = champion.model_version if champion is not None else None
-        return champion, [_described(self.directory, each, version) for each in list_releases(self.directory)]
+        return champion, [
+            release_row(self.directory, each, version) for each in list_releases(self.directory)
+        ]
 
 
 class _Registration:
@@ -190,7 +192,8 @@ def _sql_type(struct: pa.StructType) -> str:
     return f"STRUCT({', '.join(f'{field.name} {_SQL_TYPES[field.type]}' for field in struct)})"
 
 
-def _described(models_dir: Path, model_version: str, champion: str | None) -> dict[str, Any]:
+def release_row(models_dir: Path, model_version: str, champion: str | None) -> dict[str, Any]:
+    """What released_models() says of a release. Raises ReleaseError when its release.json is no such file."""
     # From release.json alone: parsing the boosters of a long history would take seconds in every dbt run.
     path = release_dir(models_dir, model_version) / "release.json"
     try:

@@ -48,7 +48,7 @@ _RELEASE_FILE = "release.json"
 _CHAMPION_FILE = "champion.json"
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 # Probabilities nearer to 0 or 1 than this have no usable log-odds.
-_EDGE = 1e-12
+PROBABILITY_EDGE = 1e-12
 
 
 class ReleaseError(Exception):
@@ -74,7 +74,7 @@ class Calibration:
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, shape and dtype of `probabilities` (float64, each in [0, 1])."""
-        clipped = np.clip(probabilities, _EDGE, 1.0 - _EDGE)
+        clipped = np.clip(probabilities, PROBABILITY_EDGE, 1.0 - PROBABILITY_EDGE)
         log_odds = np.log(clipped / (1.0 - clipped))
         return 1.0 / (1.0 + np.exp(-(self.slope * log_odds + self.intercept)))
 

@@ -62,30 +62,24 @@ due as (
 ),
 
 answers as (
-    select
-        due.customer_id,
-        due.feature_timestamp,
-        due.total_sessions_lifetime,
-        {{ predict_customer_health('due') }} as prediction,
-        {{ explain_churn_risk_30d('due') }} as explanation
-    from due
+    {{ scored_rows('due') }}
 ),
 
 predictions as (
     select
         customer_id,
         feature_timestamp,
-        prediction.churn_risk_14d,
-        prediction.churn_risk_30d,
-        prediction.health_score,
-        prediction.session_velocity,
-        case when total_sessions_lifetime = 0 then prediction.first_session_success end as first_session_success,
-        explanation.reason_1,
-        explanation.reason_1_effect,
-        explanation.reason_2,
-        explanation.reason_2_effect,
-        explanation.reason_3,
-        explanation.reason_3_effect
+        churn_risk_14d,
+        churn_risk_30d,
+        health_score,
+        session_velocity,
+        case when total_sessions_lifetime = 0 then first_session_success end as first_session_success,
+        reason_1,
+        reason_1_effect,
+        reason_2,
+        reason_2_effect,
+        reason_3,
+        reason_3_effect
     from answers
 ),
 
