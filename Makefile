@@ -13,10 +13,10 @@ export DO_NOT_TRACK := 1
 export FEAST_USAGE := False
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run daily test lint clean
+.PHONY: help setup run daily test lint bench bench-scoring clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(INSTALLED)  ## make .venv from requirements.lock
 
@@ -42,6 +42,11 @@ lint: setup  ## ruff, dbt parse without warnings, sqlfluff
 	$(BIN)/ruff format --check .
 	$(BIN)/dbt --warn-error parse --no-partial-parse
 	$(BIN)/sqlfluff lint --disable-progress-bar models tests/dbt
+
+bench: bench-scoring  ## every benchmark; on an idle machine
+
+bench-scoring: setup  ## scoring: ours beside the usual ways, after `make run`
+	$(BIN)/python -m benchmarks.scoring --write
 
 clean:  ## remove all that was simulated, built and trained (keeps .venv)
 	rm -rf data/* target logs

@@ -19,10 +19,14 @@ import numpy as np
 
 import scoring
 from benchmarks.measure import Unavailable, report
+from scoring.portable import prediction_sql
+from scoring.predict import REASON_MODEL
 from scoring.release import MODEL_NAMES, Release, read_champion
 
 THREADS = 2
 FEATURES = "features.customer_features"
+# pred_contrib needs minutes for more.
+_MOST_CONTRIBUTIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Inputs:
         return champion
 
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The database with the feature rows."""
-        return duckdb.connect(str(self.folder / f"rows_{self.rows}.duckdb"), config={"threads": THREADS})
+        """The database with the feature rows, with the settings of profiles.yml."""
+        return duckdb.connect(
+            str(self.folder / f"rows_{self.rows}.duckdb"),
+            config={"threads": THREADS, "preserve_insertion_order": False},
+        )
 
     def matrices(self) -> list[np.ndarray]:
         """Each model's features, float64 (rows, features), as Booster.predict likes them best."""
@@ -157,12 +164,57 @@ def duckdb_function(inputs: Inputs) -> Callable[[], str]:
     return run
 
 
+def portable_sql(inputs: Inputs) -> Callable[[], None]:
+    """Ours for any warehouse: the plain SQL of scoring/portable.py, planned and run in DuckDB."""
+    connection = inputs.connection()
+    query = prediction_sql(inputs.release, "duckdb", FEATURES)
+
+    def run() -> None:
+        connection.execute(f"create or replace table portable_predictions as {query}")
+
+    return run
+
+
+def pred_contrib(inputs: Inputs) -> Callable[[], None]:
+    """LightGBM's own TreeSHAP values for the 30-day churn risk, on an array in memory."""
+    if inputs.rows > _MOST_CONTRIBUTIONS:
+        raise Unavailable(f"not run above {_MOST_CONTRIBUTIONS:,} rows")
+    booster = inputs.release.models[REASON_MODEL].booster
+    matrix = inputs.matrices()[MODEL_NAMES.index(REASON_MODEL)]
+
+    def run() -> None:
+        booster.predict(matrix, pred_contrib=True, num_threads=THREADS)
+
+    return run
+
+
+def duckdb_reasons(inputs: Inputs) -> Callable[[], None]:
+    """Ours: `explain_churn_risk_30d` over the table, three reasons a row, into a table."""
+    connection = inputs.connection()
+    scoring.register(connection, inputs.folder / "models")
+    connection.execute(f"select explain_churn_risk_30d(f) from {FEATURES} as f limit 1").fetchall()
+
+    def run() -> None:
+        connection.execute(
+            f"""
+            create or replace table explanations as
+            select customer_id, feature_timestamp, explain_churn_risk_30d(f) as explanation
+            from {FEATURES} as f
+            """
+        )
+
+    return run
+
+
 WAYS = {
     "booster": booster_predict,
     "pandas": pandas_round_trip,
     "lleaves": lleaves,
     "tl2cgen": tl2cgen,
     "duckdb": duckdb_function,
+    "portable": portable_sql,
+    "pred_contrib": pred_contrib,
+    "duckdb_reasons": duckdb_reasons,
 }
 
 
