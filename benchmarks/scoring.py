@@ -1,10 +1,14 @@
 """How fast rows are scored, by the usual ways and by ours, side by side: `make bench-scoring`.
 
 Every way scores the same rows with the same five models, each in a process of its own, and is measured in
-seconds and in that process's peak memory. The rows are those of features.customer_features in random order,
-repeated under other customer ids until there are enough. The models are larger than those that training
-chooses, 300 to 500 trees of 31 leaves, learned from the labels of the same warehouse. The outcome goes into
-docs/scoring.md, with a plot beside it.
+seconds and in that process's peak memory. There are two kinds of rows, in random order, and models learned
+from each, larger than those that training chooses (300 to 500 trees of 31 leaves):
+
+* warehouse: features.customer_features, repeated under other customer ids until there are enough. Families
+  are much alike, so a processor that walks the trees guesses most of its jumps right;
+* independent: each feature drawn by itself, so that it guesses wrong. Ours never guesses.
+
+The outcome goes into docs/scoring.md, with a plot beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +26,7 @@ import duckdb
 import lightgbm
 import matplotlib
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
@@ -60,9 +66,30 @@ _DESCRIBED = {
     "pred_contrib": "Booster.predict(pred_contrib=True), array in memory",
     "duckdb_reasons": "**`explain_churn_risk_30d` in DuckDB, table → table**",
 }
-# What is compared with each other; ratios are those to the first.
-_SCORES = ("booster", "pandas", "lleaves", "tl2cgen", "duckdb", "portable")
-_REASONS = ("pred_contrib", "duckdb_reasons")
+WAREHOUSE, INDEPENDENT = "warehouse", "independent"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways of the same work on the same kind of rows; ratios are those to the first."""
+
+    title: str
+    kind: str
+    ways: tuple[str, ...]
+
+
+_COMPARISONS = (
+    Comparison(
+        "five scores a row, rows of the warehouse",
+        WAREHOUSE,
+        ("booster", "pandas", "lleaves", "tl2cgen", "duckdb", "portable"),
+    ),
+    Comparison("five scores a row, independent features", INDEPENDENT, ("booster", "tl2cgen", "duckdb")),
+    Comparison("three reasons a row, rows of the warehouse", WAREHOUSE, ("pred_contrib", "duckdb_reasons")),
+)
+
+# (kind of rows, way, number of rows) → what was measured
+Measurements = Mapping[tuple[str, str, int], Measurement]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,18 +103,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not warehouse_path().exists():
         print(f"There is no warehouse at {warehouse_path()}: make it with 'make run'.", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="bench-scoring-") as folder:
-        prepare(Path(folder), options.rows)
+    due = [
+        (each.kind, way, rows)
+        for rows in options.rows
+        for each in _COMPARISONS
+        for way in each.ways
+        if way in options.ways
+    ]
+    with tempfile.TemporaryDirectory(prefix="bench-scoring-") as directory:
+        folder = Path(directory)
+        for kind in (WAREHOUSE, INDEPENDENT):
+            prepare(folder / kind, kind, options.rows)
         measured = {
-            (way, rows): measure_apart("benchmarks.scoring_ways", [way, folder, str(rows)])
-            for way, rows in track(
-                [(way, rows) for rows in options.rows for way in options.ways], description="measuring"
-            )
+            (kind, way, rows): measure_apart("benchmarks.scoring_ways", [way, str(folder / kind), str(rows)])
+            for kind, way, rows in track(due, description="measuring")
         }
-        wrong = different_predictions(Path(folder), min(options.rows)) if "duckdb" in options.ways else 0
-    if wrong:
-        print(f"{wrong} predictions differ from those of Booster.predict.", file=sys.stderr)
-        return 1
+        if "duckdb" in options.ways:
+            for kind in (WAREHOUSE, INDEPENDENT):
+                wrong = different_predictions(folder / kind, max(options.rows))
+                if wrong:
+                    print(f"{wrong} predictions differ from those of Booster.predict.", file=sys.stderr)
+                    return 1
     text = outcome(measured, options.rows)
     Console(width=160).print(text, markup=False)
     if options.write:
@@ -96,51 +132,100 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(folder: Path, sizes: Sequence[int]) -> None:
+def prepare(folder: Path, kind: str, sizes: Sequence[int]) -> None:
     """Write the models (`models/`) and a database a size (`rows_<n>.duckdb`) into the folder."""
-    with duckdb.connect(str(warehouse_path()), read_only=True) as warehouse:
-        write_release(learned_release(warehouse, load_catalog()), folder / "models")
+    folder.mkdir()
+    catalog = load_catalog()
+    if kind == WAREHOUSE:
+        with duckdb.connect(str(warehouse_path()), read_only=True) as warehouse:
+            columns = _learning_columns(warehouse, catalog)
+    else:
+        columns = _independent_columns(_LEARNING_ROWS, catalog)
+    write_release(learned_release(columns, catalog), folder / "models")
     set_champion(folder / "models", "v1")
     for rows in sizes:
-        log.info("writing %s feature rows", f"{rows:,}")
+        log.info("writing %s %s rows", f"{rows:,}", kind)
         with duckdb.connect(str(folder / f"rows_{rows}.duckdb")) as target:
-            target.execute(f"attach '{warehouse_path()}' as warehouse (read_only)")
             target.execute("create schema features")
-            target.execute(
-                f"""
-                create table {FEATURES} as
-                with numbered as (
+            typed = [f"{each.name}::{each.data_type} as {each.name}" for each in catalog.features]
+            if kind == WAREHOUSE:
+                target.execute(f"attach '{warehouse_path()}' as warehouse (read_only)")
+                target.execute(_repeated_rows(rows))
+            else:
+                target.register("independent", pa.table(_independent_columns(rows, catalog)))
+                target.execute(
+                    f"""
+                    create table {FEATURES} as
                     select
-                        *,
-                        row_number() over (order by {_ANY_ORDER}) - 1 as place,
-                        count(*) over () as available
-                    from warehouse.{FEATURES}
+                        'c' || row_number() over () as customer_id,
+                        timestamp '2026-01-01' as feature_timestamp,
+                        {", ".join(typed)}
+                    from independent
+                    """
                 )
-                select
-                    numbered.customer_id || '-' || copies.number as customer_id,
-                    numbered.* exclude (customer_id, place, available)
-                from numbered
-                inner join range({rows}) as copies(number)
-                    on
-                        copies.number <= {rows} // numbered.available
-                        and numbered.place + copies.number * numbered.available < {rows}
-                order by {_ANY_ORDER}
-                """
-            )
 
 
-def learned_release(connection: duckdb.DuckDBPyConnection, catalog: FeatureCatalog) -> Release:
-    """Five models of the sizes in TREES, learned from rows of the warehouse."""
-    labels = ", ".join(f"labels.{spec.label}" for spec in SPECS)
-    columns = connection.execute(
+def _repeated_rows(rows: int) -> str:
+    return f"""
+        create table {FEATURES} as
+        with numbered as (
+            select
+                *,
+                row_number() over (order by {_ANY_ORDER}) - 1 as place,
+                count(*) over () as available
+            from warehouse.{FEATURES}
+        )
+        select
+            numbered.customer_id || '-' || copies.number as customer_id,
+            numbered.* exclude (customer_id, place, available)
+        from numbered
+        inner join range({rows}) as copies(number)
+            on
+                copies.number <= {rows} // numbered.available
+                and numbered.place + copies.number * numbered.available < {rows}
+        order by {_ANY_ORDER}
+    """
+
+
+def _learning_columns(
+    warehouse: duckdb.DuckDBPyConnection, catalog: FeatureCatalog
+) -> Mapping[str, np.ndarray]:
+    """Features and labels of rows of the warehouse."""
+    return warehouse.execute(
         f"""
-        select {", ".join(f"features.{name}" for name in catalog.names)}, {labels}
+        select
+            {", ".join(f"features.{name}" for name in catalog.names)},
+            {", ".join(f"labels.{spec.label}" for spec in SPECS)}
         from {FEATURES} as features
         inner join labels.customer_labels as labels using (customer_id, feature_timestamp)
         order by {_ANY_ORDER}
         limit {_LEARNING_ROWS}
         """
     ).fetchnumpy()
+
+
+def _independent_columns(rows: int, catalog: FeatureCatalog) -> Mapping[str, np.ndarray]:
+    """Features drawn each by itself, and labels that depend on all of them."""
+    random = np.random.default_rng(0)
+    columns: dict[str, np.ndarray] = {}
+    scores = np.zeros(rows)
+    for feature in catalog.features:
+        values = random.normal(size=rows)
+        scores += random.normal() * values
+        if feature.categorical:
+            columns[feature.name] = np.floor(np.abs(values) * 4).astype(np.int32)
+        elif feature.data_type == "double":
+            columns[feature.name] = values
+        else:
+            columns[feature.name] = np.floor(np.abs(values) * 20).astype(np.int32)
+    for spec in SPECS:
+        noisy = scores + random.normal(size=rows) * 3
+        columns[spec.label] = (noisy > 0).astype(float) if spec.kind == "probability" else noisy
+    return columns
+
+
+def learned_release(columns: Mapping[str, np.ndarray], catalog: FeatureCatalog) -> Release:
+    """Five models of the sizes in TREES, learned from columns of features and labels."""
     moment = datetime(2026, 1, 1)
     return Release(
         model_version="v1",
@@ -210,68 +295,74 @@ def different_predictions(folder: Path, rows: int) -> int:
     return int(np.any(differs, axis=0).sum())
 
 
-def outcome(measured: Mapping[tuple[str, int], Measurement], sizes: Sequence[int]) -> str:
+def outcome(measured: Measurements, sizes: Sequence[int]) -> str:
     """The tables of docs/scoring.md."""
     header = [f"{rows:,} rows: {what}" for rows in sizes for what in ("rows/s", "ratio", "peak")]
     tables = []
-    for title, ways in (("five scores a row", _SCORES), ("three reasons a row", _REASONS)):
-        lines = [
-            [_DESCRIBED[way] + (f" ({remark})" if (remark := measured[way, sizes[-1]].remark) else "")]
-            + [cell for rows in sizes for cell in _cells(measured, way, ways[0], rows)]
-            for way in ways
-            if (way, sizes[0]) in measured
-        ]
+    for each in _COMPARISONS:
+        lines = []
+        for way in each.ways:
+            if (each.kind, way, sizes[-1]) in measured:
+                remark = measured[each.kind, way, sizes[-1]].remark
+                cells = [cell for rows in sizes for cell in _cells(measured, each, way, rows)]
+                lines.append([_DESCRIBED[way] + (f" ({remark})" if remark else ""), *cells])
         if lines:
-            tables.append(markdown_table([title, *header], lines))
+            tables.append(markdown_table([each.title, *header], lines))
     return "\n\n".join(tables)
 
 
-def _cells(
-    measured: Mapping[tuple[str, int], Measurement], way: str, base: str, rows: int
-) -> tuple[str, str, str]:
-    here = measured[way, rows]
+def _cells(measured: Measurements, comparison: Comparison, way: str, rows: int) -> tuple[str, str, str]:
+    here = measured[comparison.kind, way, rows]
     if here.seconds is None:
         return "–", "–", "–"
     # Where the base was too slow for so many rows, its speed is that for fewer.
     base_speeds = [
         size / each.seconds
-        for (name, size), each in measured.items()
-        if name == base and each.seconds and size <= rows
+        for (kind, name, size), each in measured.items()
+        if (kind, name) == (comparison.kind, comparison.ways[0]) and each.seconds and size <= rows
     ]
     speed = rows / here.seconds
     ratio = f"{speed / base_speeds[-1]:,.2f} ×" if base_speeds else "–"
     return f"{speed:,.0f}", ratio, f"{here.peak_bytes / 2**20:,.0f} MB"
 
 
-def plot(measured: Mapping[tuple[str, int], Measurement], path: Path) -> None:
-    """Bars of rows a second, one group a size, on a logarithmic axis."""
+def plot(measured: Measurements, path: Path) -> None:
+    """Bars of rows a second for the scores, on a logarithmic axis: a panel a kind of rows."""
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    sizes = sorted({rows for _, rows in measured})
-    ways = [way for way in _SCORES if (way, sizes[0]) in measured and measured[way, sizes[0]].seconds]
-    figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(ways) * len(sizes) / 2 + 1.5), layout="constrained")
+    sizes = sorted({rows for *_, rows in measured})
     height = 0.8 / len(sizes)
-    for number, rows in enumerate(sizes):
-        speeds = [rows / (measured[way, rows].seconds or np.nan) for way in ways]
-        places = np.arange(len(ways)) + number * height
-        axes.barh(
-            places,
-            speeds,
-            height=height * 0.9,
-            label=f"{rows:,} rows",
-            color=("#9fb8d1", "#1f4e79")[number % 2],
-        )
-        for place, speed in zip(places, speeds, strict=True):
-            axes.annotate(f" {speed:,.0f}", (speed, place), va="center", fontsize=8)
-    axes.set_yticks(np.arange(len(ways)) + height * (len(sizes) - 1) / 2)
-    axes.set_yticklabels([_DESCRIBED[way].strip("*").replace("`", "") for way in ways])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("rows scored by all five models a second, two threads")
-    axes.margins(x=0.15)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    panels = [each for each in _COMPARISONS if "duckdb" in each.ways]
+    figure, several = pyplot.subplots(
+        len(panels),
+        figsize=(8, 6),
+        sharex=True,
+        layout="constrained",
+        height_ratios=[len(each.ways) for each in panels],
+    )
+    for axes, each in zip(several, panels, strict=True):
+        ways = [
+            way
+            for way in each.ways
+            if any((found := measured.get((each.kind, way, rows))) and found.seconds for rows in sizes)
+        ]
+        for number, rows in enumerate(sizes):
+            places = np.arange(len(ways)) + number * height
+            speeds = [rows / (measured[each.kind, way, rows].seconds or np.nan) for way in ways]
+            color = ("#9fb8d1", "#1f4e79")[number % 2]
+            axes.barh(places, speeds, height=height * 0.9, label=f"{rows:,} rows", color=color)
+            for place, speed in zip(places, speeds, strict=True):
+                axes.annotate(f" {speed:,.0f}", (speed, place), va="center", fontsize=8)
+        axes.set_yticks(np.arange(len(ways)) + height * (len(sizes) - 1) / 2)
+        axes.set_yticklabels([_DESCRIBED[way].strip("*").replace("`", "") for way in ways], fontsize=8)
+        axes.set_title(each.title, loc="left", fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    several[0].legend(frameon=False, fontsize=8)
+    several[-1].set_xlabel("rows scored by all five models a second, two threads")
     figure.savefig(path, metadata={"Date": None})
 
 

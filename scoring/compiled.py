@@ -363,8 +363,8 @@ def _find_leaves(
 
 
 @njit(nogil=True, cache=True)
-def fill_outputs(plan: Plan, columns: Columns, array: int, outputs: np.ndarray) -> None:
-    """Fill `outputs`, float64 (models, rows), from the Arrow struct array at an address."""
+def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int, outputs: np.ndarray) -> None:
+    """Fill rows `begin` to `end` of `outputs`, float64 (models, rows), from a struct array's address."""
     masks = np.empty((plan.masks, WORDS), np.uint64)
     slots = np.empty((plan.slots, WORDS), np.uint64)
     regions = np.empty((plan.regions, WORDS), np.uint64)
@@ -372,15 +372,15 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, outputs: np.ndarray) 
     planes = np.empty((8 * BYTES, WORDS), np.uint64)
     numbers = np.zeros((BYTES, BLOCK), np.uint8)
     sums = np.empty(BLOCK, np.float64)
-    for first in range(0, outputs.shape[1], BLOCK):
-        count = min(BLOCK, outputs.shape[1] - first)
+    for first in range(begin, end, BLOCK):
+        count = min(BLOCK, end - first)
         _fill_masks(plan, columns, array, first, count, masks, slots)
         for model in range(outputs.shape[0]):
             sums[:] = 0.0
-            tree, end = plan.model_trees[model], plan.model_trees[model + 1]
-            while tree < end:
+            tree, beyond = plan.model_trees[model], plan.model_trees[model + 1]
+            while tree < beyond:
                 # Four trees at a time, in their order: each sum is then loaded and stored once for the four.
-                together = min(4, end - tree)
+                together = min(4, beyond - tree)
                 if together < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
                     _find_leaves(plan, tree, masks, regions, moved, planes, numbers, 0)
                     values = plan.leaf_values[plan.tree_leaves[tree] :]
@@ -519,9 +519,15 @@ def _find_patterns(
 
 @njit(nogil=True, cache=True)
 def fill_contributions(
-    plan: Plan, paths: Paths, columns: Columns, array: int, contributions: np.ndarray
+    plan: Plan,
+    paths: Paths,
+    columns: Columns,
+    array: int,
+    begin: int,
+    end: int,
+    contributions: np.ndarray,
 ) -> None:
-    """Fill `contributions`, float64 (features, rows), from the Arrow struct array at an address."""
+    """Fill rows `begin` to `end` of `contributions`, float64 (features, rows), as `fill_outputs` does."""
     masks = np.empty((plan.masks, WORDS), np.uint64)
     slots = np.empty((plan.slots, WORDS), np.uint64)
     planes = np.empty((8 * BYTES, WORDS), np.uint64)
@@ -529,28 +535,31 @@ def fill_contributions(
     sums = np.empty((contributions.shape[0], BLOCK))
     powers = np.empty(PATTERN_BITS + 1)
     effects = np.empty(PATTERN_BITS)
-    for first in range(0, contributions.shape[1], BLOCK):
-        count = min(BLOCK, contributions.shape[1] - first)
+    for first in range(begin, end, BLOCK):
+        count = min(BLOCK, end - first)
         _fill_masks(plan, columns, array, first, count, masks, slots)
         sums[:] = 0.0
         for leaf in range(len(paths.leaf_value)):
             features = paths.features[paths.leaf_features[leaf] : paths.leaf_features[leaf + 1]]
             _find_patterns(paths, leaf, len(features), masks, planes, numbers)
-            begin = paths.leaf_table[leaf]
-            if begin >= 0 and len(features) <= TABLE_FEATURES:
+            table_begin = paths.leaf_table[leaf]
+            if table_begin >= 0 and len(features) <= TABLE_FEATURES:
                 patterns = 1 << len(features)
                 lowest = numbers[0]
                 for number in range(len(features)):
-                    table = paths.tables[begin + number * patterns : begin + (number + 1) * patterns]
+                    place = table_begin + number * patterns
+                    table = paths.tables[place : place + patterns]
                     total = sums[features[number]]
                     for row in range(BLOCK):
                         total[row] += table[lowest[row]]
                 continue
             shares = paths.shares[paths.leaf_features[leaf] : paths.leaf_features[leaf + 1]]
-            weights = paths.tables[begin : begin + (1 << len(features))] if begin >= 0 else powers[:0]
+            weights = powers[:0]
+            if table_begin >= 0:
+                weights = paths.tables[table_begin : table_begin + (1 << len(features))]
             for row in range(count):
                 pattern = _number(numbers, row, len(features))
-                if begin >= 0:
+                if table_begin >= 0:
                     _look_up(shares, paths.leaf_value[leaf], pattern, weights, effects)
                 else:
                     _contribute(shares, paths.leaf_value[leaf], pattern, powers, effects)

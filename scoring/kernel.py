@@ -36,7 +36,7 @@ fraction of a second.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,7 @@ import pyarrow as pa
 
 from scoring.arrow import ArrowAddress, find_columns, incomplete_rows
 from scoring.compiled import (
+    BLOCK,
     NAN_AND_ZERO_LEFT,
     NAN_AND_ZERO_RIGHT,
     NAN_IS_ZERO,
@@ -53,6 +54,7 @@ from scoring.compiled import (
     Plan,
     fill_outputs,
 )
+from scoring.cores import Cores
 from scoring.trees import (
     CATEGORICAL,
     DEFAULT_LEFT,
@@ -254,6 +256,7 @@ class Kernel:
         """Compile the boosters; `features` are then the names of all their features."""
         self.features = tuple(dict.fromkeys(name for booster in boosters for name in booster.feature_names))
         self.plan = compile_trees(boosters, self.features)
+        self._cores = Cores()
         self._known: tuple[pa.DataType, Sequence[str], Columns] | None = None
 
     def outputs(
@@ -268,7 +271,9 @@ class Kernel:
         outputs = np.empty((len(self.plan.sigmoid), len(rows)))
         with ArrowAddress(rows) as address:
             columns = self.columns(rows.type, required)
-            fill_outputs(self.plan, columns, address, outputs)
+            self.run(
+                lambda begin, end: fill_outputs(self.plan, columns, address, begin, end, outputs), len(rows)
+            )
             return outputs, incomplete_rows(columns, address, len(rows))
 
     def columns(self, rows: pa.StructType, required: Sequence[str]) -> Columns:
@@ -277,3 +282,7 @@ class Kernel:
         if known is None or known[0] != rows or known[1] != required:
             known = self._known = rows, required, find_columns(rows, self.features, required)
         return known[2]
+
+    def run(self, work: Callable[[int, int], None], rows: int) -> None:
+        """Do compiled work on rows, on a second core too where one is idle (`Cores.run`)."""
+        self._cores.run(work, rows, BLOCK)

@@ -120,5 +120,11 @@ class Explainer:
         contributions = np.empty((len(self.kernel.features), len(rows)))
         with ArrowAddress(rows) as address:
             columns = self.kernel.columns(rows.type, required)
-            fill_contributions(self.kernel.plan, self.paths, columns, address, contributions)
+            plan = self.kernel.plan
+            self.kernel.run(
+                lambda begin, end: fill_contributions(
+                    plan, self.paths, columns, address, begin, end, contributions
+                ),
+                len(rows),
+            )
             return contributions, incomplete_rows(columns, address, len(rows))

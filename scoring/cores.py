@@ -1,0 +1,56 @@
+"""A second core for a call that would otherwise use one.
+
+DuckDB gives each of its threads whole row groups of 122,880 rows, so a table of one row group, a night's
+customers, is scored by one thread. A call then shares its rows with a core that no other call is using.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+
+class Cores:
+    """The cores of this machine, shared by calls from several threads."""
+
+    def __init__(self, count: int | None = None) -> None:
+        """`count` defaults to the cores that this process may use."""
+        self._idle = count or _usable()
+        self._changing = threading.Lock()
+        self._helpers = ThreadPoolExecutor(self._idle, thread_name_prefix="scoring")
+
+    def run(self, work: Callable[[int, int], None], rows: int, block: int) -> None:
+        """Call `work(begin, end)` for all rows: in two parts of whole blocks if a second core is idle.
+
+        `work` must release the GIL to gain by it. What it raises is raised here, after both parts ended.
+        """
+        middle = -(-rows // (2 * block)) * block
+        taken = self._take(2 if middle < rows else 1)
+        try:
+            if taken < 2:
+                work(0, rows)
+                return
+            rest = self._helpers.submit(work, middle, rows)
+            try:
+                work(0, middle)
+            finally:
+                rest.result()
+        finally:
+            self._give(taken)
+
+    def _take(self, wanted: int) -> int:
+        with self._changing:
+            taken = min(wanted, self._idle)
+            self._idle -= taken
+            return taken
+
+    def _give(self, taken: int) -> None:
+        with self._changing:
+            self._idle += taken
+
+
+def _usable() -> int:
+    # Not os.cpu_count(): a container may be allowed fewer. macOS cannot tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
