@@ -59,7 +59,6 @@ _PLOT = "docs/scoring.svg"
 _DESCRIBED = {
     "booster": "Booster.predict, array in memory",
     "pandas": "table → pandas → Booster.predict → table",
-    "lleaves": "lleaves, array in memory",
     "tl2cgen": "tl2cgen, array in memory",
     "duckdb": "**`predict_customer_health` in DuckDB, table → table**",
     "portable": "portable SQL in DuckDB, table → table",
@@ -82,9 +81,9 @@ _COMPARISONS = (
     Comparison(
         "five scores a row, rows of the warehouse",
         WAREHOUSE,
-        ("booster", "pandas", "lleaves", "tl2cgen", "duckdb", "portable"),
+        ("booster", "pandas", "tl2cgen", "duckdb", "portable"),
     ),
-    Comparison("five scores a row, independent features", INDEPENDENT, ("booster", "tl2cgen", "duckdb")),
+    Comparison("five scores a row, independent features", INDEPENDENT, ("booster", "duckdb")),
     Comparison("three reasons a row, rows of the warehouse", WAREHOUSE, ("pred_contrib", "duckdb_reasons")),
 )
 

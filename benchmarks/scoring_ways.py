@@ -91,29 +91,6 @@ def pandas_round_trip(inputs: Inputs) -> Callable[[], None]:
     return run
 
 
-def lleaves(inputs: Inputs) -> Callable[[], str]:
-    """The boosters compiled by lleaves (LLVM), on arrays in memory."""
-    try:
-        import lleaves as library
-    except ImportError:
-        raise Unavailable("lleaves is not installed") from None
-    begin = time.perf_counter()
-    models = []
-    for path in _model_files(inputs):
-        model = library.Model(model_file=str(path))
-        model.compile()
-        models.append(model)
-    compiling = time.perf_counter() - begin
-    matrices = inputs.matrices()
-
-    def run() -> str:
-        for model, matrix in zip(models, matrices, strict=True):
-            model.predict(matrix, n_jobs=THREADS)
-        return f"compiled in {compiling:,.0f} s"
-
-    return run
-
-
 def tl2cgen(inputs: Inputs) -> Callable[[], str]:
     """The boosters compiled by tl2cgen (C), on arrays in memory."""
     try:
@@ -209,7 +186,6 @@ def duckdb_reasons(inputs: Inputs) -> Callable[[], None]:
 WAYS = {
     "booster": booster_predict,
     "pandas": pandas_round_trip,
-    "lleaves": lleaves,
     "tl2cgen": tl2cgen,
     "duckdb": duckdb_function,
     "portable": portable_sql,
