@@ -8,6 +8,14 @@
     cast({{ dbt.dateadd('day', 1, 'cast(' ~ moment ~ ' as date)') }} as date)
 {%- endmacro %}
 
+{#- The first midnight at or after a moment: whole days since the moment are days since this date. -#}
+{% macro first_midnight_from(moment) -%}
+    case
+        when {{ moment }} > cast({{ moment }} as date) then {{ first_midnight_after(moment) }}
+        else cast({{ moment }} as date)
+    end
+{%- endmacro %}
+
 {#- When a version was delivered. Without `loaded_at` always: earlier than anything that happens. -#}
 {% macro delivered_at(loaded_at) -%}
     coalesce({{ loaded_at }}, cast('1900-01-01' as timestamp))
@@ -90,7 +98,7 @@
     cast({{ dbt.dateadd('day', days, snapshot_date) }} as date)
 {%- endmacro %}
 
-{#- The later of two moments, either of which may be null. -#}
+{#- The later of two days or moments, either of which may be null. -#}
 {% macro later_of(one, other) -%}
     greatest(coalesce({{ one }}, {{ other }}), coalesce({{ other }}, {{ one }}))
 {%- endmacro %}

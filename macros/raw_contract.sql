@@ -68,11 +68,11 @@
     {%- do run_query('create schema if not exists raw') -%}
     {%- do run_query(
         'create table if not exists raw.files_read '
-        ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone)'
+        ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone, read_in integer)'
     ) -%}
     {%- do duckdb__number_this_run() -%}
     {%- do run_query(
-        'create or replace table raw.unread_files as select source_table, file, size, modified_at from raw.files_read limit 0'
+        'create or replace table raw.unread_files as select * exclude (read_in) from raw.files_read limit 0'
     ) -%}
     {%- for name in raw_tables() -%}
         {%- set folder = directory ~ '/' ~ name -%}
@@ -81,9 +81,10 @@
     {%- endfor -%}
 {% endmacro %}
 
-{#- One more than the greatest number that any base model holds, so that a run which left nothing leaves no gap either. -#}
+{#- Greater than the number of the run before, and than any that a base model holds should that have been dropped. -#}
 {% macro duckdb__number_this_run() %}
-    {%- set numbers = ['select 0 as run_number'] -%}
+    {%- do run_query('create table if not exists raw.this_run as select 0 as run_number') -%}
+    {%- set numbers = ['select run_number from raw.this_run'] -%}
     {%- for feed in feeds() if duckdb__base_table(feed) -%}
         {%- do numbers.append('select max(recorded_in) from ' ~ duckdb__base_table(feed)) -%}
     {%- endfor -%}
@@ -144,7 +145,7 @@
 
 {% macro duckdb__note_files_read(table_name) -%}
     insert into raw.files_read
-    select source_table, file, size, modified_at from raw.unread_files where source_table = '{{ table_name }}'
+    select *, {{ this_run() }} from raw.unread_files where source_table = '{{ table_name }}'
 {%- endmacro %}
 
 {#- The select that reads a raw table's unread files, each column in the contract's type; or one clear error. -#}

@@ -89,10 +89,15 @@
     ) as several
 {%- endmacro %}
 
-{#- The current records of a base model that keep the contract, each delivery once: the versions that staging shows. -#}
-{% macro is_current_version() -%}
+{#- The records that keep the contract, each delivery once. -#}
+{% macro is_version() -%}
     rejection_reason is null
     and not is_repeat
+{%- endmacro %}
+
+{#- Those of them that hold today: the versions that staging shows. -#}
+{% macro is_current_version() -%}
+    {{ is_version() }}
     and replaced_in is null
 {%- endmacro %}
 
@@ -115,4 +120,52 @@
 
     insert into {{ arguments.target_relation }} ({{ columns }})
     select {{ columns }} from {{ arguments.temp_relation }};
+{% endmacro %}
+
+{#-
+    What a model that adds up facts does not hold yet: those recorded since its last run (`direction` 1), and those that it
+    holds but that were replaced since (-1). Everything current on a first run.
+-#}
+{% macro news(facts) -%}
+    {%- if is_incremental() %}
+    {%- set last_run = run_query('select max(recorded_in) from ' ~ this).columns[0].values()[0] or 0 if execute else 0 -%}
+    {%- do stop_if_rebuilt_since(this) -%}
+    select
+        *,
+        1 as direction
+    from {{ facts }}
+    where
+        replaced_in is null
+        and recorded_in > {{ last_run }}
+    union all
+    select
+        *,
+        -1 as direction
+    from {{ facts }}
+    where
+        replaced_in > {{ last_run }}
+        and recorded_in <= {{ last_run }}
+    {%- else %}
+    select
+        *,
+        1 as direction
+    from {{ facts }}
+    where replaced_in is null
+    {%- endif %}
+{%- endmacro %}
+
+{#- Records of base models that were built anew would be added a second time to what was added up from the old ones. -#}
+{% macro stop_if_rebuilt_since(relation) %}
+    {%- if execute -%}
+        {%- set rebuilt = run_query(
+            'select source_table from raw.files_read group by source_table having min(read_in) > (select min(recorded_in) from '
+            ~ relation ~ ') order by source_table'
+        ).columns[0].values() -%}
+        {%- if rebuilt -%}
+            {{ exceptions.raise_compiler_error(
+                'The base models of ' ~ rebuilt | join(', ') ~ ' were built anew after ' ~ relation
+                ~ ". Run 'dbt build --full-refresh'."
+            ) }}
+        {%- endif -%}
+    {%- endif -%}
 {% endmacro %}
