@@ -156,7 +156,27 @@ lifetime as (
     )
 ),
 
--- Days from which facts were taken back, in the snapshots that still (or again) see some there
+corrected_changes as (
+    select
+        tiles.customer_id,
+        tiles.event_date,
+        tiles.elapsed_from,
+        first_snapshots.snapshot_date,
+        {%- for quantity in latest_kinds().values() %}
+        sum(tiles.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from corrected_days
+    inner join tiles
+        on
+            corrected_days.customer_id = tiles.customer_id
+            and corrected_days.event_date = tiles.event_date
+            and corrected_days.elapsed_from = tiles.elapsed_from
+    inner join first_snapshots
+        on tiles.changed_on = first_snapshots.changed_on
+    group by tiles.customer_id, tiles.event_date, tiles.elapsed_from, first_snapshots.snapshot_date
+),
+
+-- Days from which facts were taken back, in the snapshots that see some left there
 corrected_latest as (
     select
         customer_id,
@@ -167,22 +187,21 @@ corrected_latest as (
         {%- endfor %}
     from (
         select
-            tiles.customer_id,
-            tiles.event_date,
-            tiles.elapsed_from,
+            corrected_changes.customer_id,
+            corrected_changes.event_date,
+            corrected_changes.elapsed_from,
             snapshots.snapshot_date,
             {%- for quantity in latest_kinds().values() %}
-            sum(tiles.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+            sum(corrected_changes.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
             {%- endfor %}
-        from corrected_days
-        inner join tiles
-            on
-                corrected_days.customer_id = tiles.customer_id
-                and corrected_days.event_date = tiles.event_date
-                and corrected_days.elapsed_from = tiles.elapsed_from
+        from corrected_changes
         inner join snapshots
-            on tiles.changed_on <= snapshots.snapshot_date
-        group by tiles.customer_id, tiles.event_date, tiles.elapsed_from, snapshots.snapshot_date
+            on corrected_changes.snapshot_date <= snapshots.snapshot_date
+        group by
+            corrected_changes.customer_id,
+            corrected_changes.event_date,
+            corrected_changes.elapsed_from,
+            snapshots.snapshot_date
     ) as days
     group by customer_id, snapshot_date
 ),
