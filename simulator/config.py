@@ -173,7 +173,7 @@ class Delivery:
     repeated_share: float = 0.005
     broken_share: float = 0.0012
     audit_share: float = 0.0015  # profiles that the customer system sends again in a night
-    quiet_until_hour: int = LOADS_END_HOUR  # the feeds carry nothing of the new day before the nightly load is over
+    quiet_until_hour: int = LOADS_END_HOUR  # before it the feeds carry nothing of the new day
 
 
 @dataclass(frozen=True)

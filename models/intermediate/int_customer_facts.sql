@@ -5,6 +5,7 @@ with
     select * from {{ ref('base_' ~ feed) }}
     where {{ is_version() }}
 ),
+
 {% endfor -%}
 outcome_facts as (
     select

@@ -11,12 +11,15 @@ new_tiles as (
     {%- endif %}
 ),
 
--- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such a
--- day it is found anew, from all their tiles.
-corrected as (
+{%- if before %}
+
+-- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
+-- a day it is found anew, from all their tiles.
+corrected_customers as (
     select distinct customer_id from new_tiles
     where {{ takes_facts_back() }}
 ),
+{%- endif %}
 
 tiles as (
     select
@@ -29,7 +32,7 @@ tiles as (
         earlier.*,
         false as is_new
     from {{ ref('int_customer_day_tiles') }} as earlier
-    inner join corrected
+    inner join corrected_customers as corrected
         on earlier.customer_id = corrected.customer_id
     where earlier.changed_on <= cast('{{ before }}' as date)
     {%- endif %}
@@ -60,8 +63,9 @@ arrivals as (
         tiles.customer_id,
         first_snapshots.snapshot_date,
         {%- for kind, quantity in latest_kinds().items() %}
-        max(case when tiles.{{ quantity }} > 0 and corrected_days.customer_id is null then tiles.{{ day_of_kind(kind) }} end)
-            as latest_{{ kind }}_on,
+        max(case
+            when tiles.{{ quantity }} > 0 and corrected_days.customer_id is null then tiles.{{ day_of_kind(kind) }}
+        end) as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
         sum(case when tiles.is_new then tiles.{{ quantity }} else 0 end) as {{ quantity }}{{ ',' if not loop.last }}
@@ -90,7 +94,7 @@ known as (
         known.{{ quantity }}_lifetime as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from {{ this }} as known
-    left join corrected
+    left join corrected_customers as corrected
         on known.customer_id = corrected.customer_id
     where known.snapshot_date = cast('{{ before }}' as date)
 ),

@@ -69,8 +69,8 @@ completed_sessions as (
     group by session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at
 ),
 
--- Most customers' sessions become visible in their order and stay so: a snapshot sees the first so many of one line. Where
--- a session vanished, changed or came out of turn, each snapshot gets a line of its own.
+-- Most customers' sessions become visible in their order and stay so: a snapshot sees the first so many of one line.
+-- Where a session vanished, changed or came out of turn, each snapshot gets a line of its own.
 unsteady_customers as (
     select distinct customer_id
     from (
@@ -149,7 +149,7 @@ numbered as (
     )
 ),
 
--- The most frequent subject so far, tie to the one seen last: that of the session with the greatest count, then position
+-- The most frequent subject so far, tie to the one seen last: that of the session with the greatest count and position
 {%- set million = 1000000 %}
 ordered as (
     select

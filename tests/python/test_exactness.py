@@ -269,16 +269,19 @@ class Delayed:
 
 @pytest.fixture(scope="session")
 def delayed(made_once: MadeOnce) -> Delayed:
-    """Random worlds, night by night; a tenth of what landed before ARRIVES_LATE, customers among it, comes
-    in files of that night only.
+    """Random worlds, night by night; a tenth of what landed before ARRIVES_LATE, and some customers as a
+    whole, comes in files of that night only.
     """
     raw = (random_worlds(8, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
     random = np.random.default_rng(3)
+    names = sorted({row["customer_id"] for row in raw.tables["raw_customers"] if row["customer_id"]})
+    late_customers = {name for name in names if random.random() < 0.1}
     late = {
         id(row)
-        for rows in raw.tables.values()
+        for table, rows in raw.tables.items()
         for row in rows
-        if (row["loaded_at"] or D) < ARRIVES_LATE - 3 * DAY and random.random() < 0.1
+        if (row["loaded_at"] or D) < ARRIVES_LATE - 3 * DAY
+        and (random.random() < 0.1 or (table == "raw_customers" and row["customer_id"] in late_customers))
     }
     punctual = raw.where(lambda row: id(row) not in late)
     nights = [ARRIVES_LATE - 35 * DAY, *(ARRIVES_LATE + days * DAY for days in (-2, -1, 0, 1, 2))]
@@ -300,9 +303,10 @@ def test_late_files_change_no_snapshot_before_and_all_after(delayed: Delayed) ->
     """Snapshots taken before the files came are those of a world without them; later ones know them all."""
     grown = delayed.warehouse.keyed(FEATURE_TABLE)
     moments = sorted({at for _, at in grown})
-    expected = expected_features(
-        delayed.without, delayed.without.customers, [at for at in moments if at < ARRIVES_LATE]
-    ) | expected_features(delayed.world, delayed.world.customers, [at for at in moments if at >= ARRIVES_LATE])
+    before = [at for at in moments if at < ARRIVES_LATE]
+    after = [at for at in moments if at >= ARRIVES_LATE]
+    expected = expected_features(delayed.without, delayed.without.customers, before)
+    expected |= expected_features(delayed.world, delayed.world.customers, after)
     lines = differences(grown, expected)
     assert len(moments) > 10 and not lines, report(lines)
 
