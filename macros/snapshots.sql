@@ -9,6 +9,20 @@
     {%- endif %}
 {%- endmacro %}
 
+{#- The same as a list of literal timestamps, for views that are read for these alone and need not be read in full. -#}
+{% macro missing_timestamps(snapshots) -%}
+    {%- set moments = [] -%}
+    {%- if is_incremental() and execute -%}
+        {%- for row in run_query(
+            'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select feature_timestamp from '
+            ~ this ~ ')'
+        ).rows -%}
+            {%- do moments.append("cast('" ~ row[0] ~ "' as timestamp)") -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(moments | join(', ') or 'null') }}
+{%- endmacro %}
+
 {#-
     The last snapshot in an incremental model before the first that it misses, from which sums go on; none when they have to
     start anew: on a first run, and after the tiles were rebuilt (`tiles_built_in`). A literal, because only a literal

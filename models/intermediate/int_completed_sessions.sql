@@ -1,4 +1,3 @@
-{{ config(materialized='view') }}
 with session_versions as (
     select
         session_id,
