@@ -1,6 +1,6 @@
 {#-
     The contract with the source systems, read from models/staging/_sources.yml:
-    * read_raw_tables() checks the files of RAW_DATA_DIR before any model runs and lays the raw relations;
+    * read_raw_tables() checks the new files of RAW_DATA_DIR before any model runs and lays the raw relations on them;
     * raw_columns() and rejection_reason() turn a raw table into judged versions (macros/recorded_versions.sql).
 -#}
 
@@ -96,7 +96,7 @@
     ) -%}
 {% endmacro %}
 
-{#- The base model of a feed when it is there and no run before this one has left anything else in its place. -#}
+{#- The table of a base model; none before its first run. -#}
 {% macro duckdb__base_table(feed) %}
     {%- set relation = adapter.get_relation(target.database, 'staging', 'base_' ~ feed) -%}
     {{ return(relation if relation and relation.is_table else none) }}
