@@ -8,6 +8,14 @@
     cast({{ dbt.dateadd('day', 1, 'cast(' ~ moment ~ ' as date)') }} as date)
 {%- endmacro %}
 
+{#- The first midnight at or after a moment: whole days since the moment are days since this date. -#}
+{% macro first_midnight_from(moment) -%}
+    case
+        when {{ moment }} > cast({{ moment }} as date) then {{ first_midnight_after(moment) }}
+        else cast({{ moment }} as date)
+    end
+{%- endmacro %}
+
 {#- When a version was delivered. Without `loaded_at` always: earlier than anything that happens. -#}
 {% macro delivered_at(loaded_at) -%}
     coalesce({{ loaded_at }}, cast('1900-01-01' as timestamp))
@@ -20,16 +28,38 @@
 
 {#-
     The first snapshot that no longer sees this version, because a later one is delivered; null for the latest. Not simply
-    the next one's: a version that changed hands waits for its customer, and one after it may not.
+    the next one's: a version that changed hands waits for its customer, and one after it may not. Rows that are no
+    version have no `in_force_from`, and so no part in this.
 -#}
 {% macro in_force_until(table_name) -%}
     min(in_force_from) over (
         partition by {{ raw_key(table_name) | join(', ') }}
-        order by
-            loaded_at nulls first
-            {%- if 'updated_at' in raw_column_names(table_name) %}, updated_at nulls first{% endif %}
+        order by {{ version_order(table_name) }}
         rows between 1 following and unbounded following
     )
+{%- endmacro %}
+
+{#- Versions of a row, oldest first. -#}
+{% macro version_order(table_name) -%}
+    loaded_at nulls first
+    {%- if 'updated_at' in raw_column_names(table_name) %}, updated_at nulls first{% endif %}
+{%- endmacro %}
+
+{#-
+    When the outcome of a session version was known: by the first version with the same status. One branch a status keeps
+    all in the one sort that in_force_until needs.
+-#}
+{% macro outcome_known_at() -%}
+    case status
+        {%- for status in raw_accepted_values('raw_sessions', 'status') %}
+        when '{{ status }}' then {{ known_at(
+            'resolved_at',
+            'min(case when in_force_from is not null and status = \'' ~ status ~ '\' then ' ~ delivered_at('loaded_at')
+            ~ ' end) over (partition by session_id order by ' ~ version_order('raw_sessions')
+            ~ ' rows between unbounded preceding and current row)'
+        ) }}
+        {%- endfor %}
+    end
 {%- endmacro %}
 
 {#- When a fact was known: when it happened, or when the first version that carries it came, less the grace. -#}
@@ -68,7 +98,7 @@
     cast({{ dbt.dateadd('day', days, snapshot_date) }} as date)
 {%- endmacro %}
 
-{#- The later of two moments, either of which may be null. -#}
+{#- The later of two days or moments, either of which may be null. -#}
 {% macro later_of(one, other) -%}
     greatest(coalesce({{ one }}, {{ other }}), coalesce({{ other }}, {{ one }}))
 {%- endmacro %}

@@ -8,9 +8,9 @@
     end
 {%- endmacro %}
 
-{#- Whole days since a moment, at most 999; 999 without one. -#}
-{% macro days_since(moment, snapshot_date) -%}
-    cast(coalesce(least({{ whole_days(moment, snapshot_date) }}, 999), 999) as integer)
+{#- Days since a day (first_midnight_from a moment), at most 999; 999 without one. -#}
+{% macro days_since(day, snapshot_date) -%}
+    cast(coalesce(least({{ dbt.datediff(day, snapshot_date, 'day') }}, 999), 999) as integer)
 {%- endmacro %}
 
 {#- The features as they are written in models/features/_features.yml, in its order; a family's alone when one is named. -#}

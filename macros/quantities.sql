@@ -1,6 +1,7 @@
 {#-
     The additive quantities of a customer a day, from which windows and lifetime sums are made. `facts` of
-    int_customer_facts carry them; tiles, windows and labels add them up. Grouped by the fact that carries them.
+    int_customer_facts carry them; tiles, windows and labels add them up. Grouped by the fact that carries them;
+    active_facts make a day active, signs_of_life keep a customer in scope.
 -#}
 {% macro quantities() %}
     {{ return([
@@ -9,8 +10,9 @@
         'rating_stars', 'ratings',
         'response_microseconds', 'confirmations',
         'inbound_calls', 'negative_calls',
-        'logins', 'messages', 'active_facts',
+        'logins', 'messages',
         'succeeded_payments', 'failed_payments', 'net_amount',
+        'active_facts', 'signs_of_life',
     ]) }}
 {% endmacro %}
 
@@ -22,17 +24,53 @@
     ]) }}
 {% endmacro %}
 
-{#- The kinds of fact whose latest moment counts. -#}
-{% macro latest_kinds() %}
-    {{ return(['completed_session', 'login', 'succeeded_payment', 'inbound_call', 'activity']) }}
+{#- Those whose sum over the last so many days is a feature or part of one. -#}
+{% macro windowed_quantities(days) %}
+    {%- set only_longest = ['response_microseconds', 'confirmations'] -%}
+    {%- set never = ['active_facts', 'signs_of_life'] -%}
+    {%- set others = quantities() | reject('in', never + ([] if days == window_days()[-1] else only_longest)) | list -%}
+    {{ return(others + ['active_days']) }}
 {% endmacro %}
+
+{#-
+    The kinds of fact whose latest day counts, and the quantity that says how many there were on a day. A day is the latest
+    as long as its sum is positive, so a fact that is taken back takes its day along.
+-#}
+{% macro latest_kinds() %}
+    {{ return({
+        'completed_session': 'completed_sessions',
+        'login': 'logins',
+        'succeeded_payment': 'succeeded_payments',
+        'inbound_call': 'inbound_calls',
+        'activity': 'signs_of_life',
+    }) }}
+{% endmacro %}
+
+{#-
+    The day that a tile stands for as the latest of a kind: days since something count from the midnight after it, and a
+    customer stays in scope by the day of the event.
+-#}
+{% macro day_of_kind(kind) -%}
+    {{ 'event_date' if kind == 'activity' else 'elapsed_from' }}
+{%- endmacro %}
+
+{#- Whether a tile takes back more facts of a kind whose latest day counts than it brings. -#}
+{% macro takes_facts_back() -%}
+    least({{ latest_kinds().values() | join(', ') }}) < 0
+{%- endmacro %}
 
 {#- Days that the features look back, shortest first. -#}
 {% macro window_days() %}
     {{ return([7, 14, 30]) }}
 {% endmacro %}
 
+{#- Small where there are many rows: a day's tile. -#}
 {% macro quantity_type(quantity) -%}
+    {{ {'net_amount': 'decimal(18, 2)', 'response_microseconds': 'bigint'}.get(quantity, 'integer') }}
+{%- endmacro %}
+
+{#- Wide where there is no bound: a sum of tiles. -#}
+{% macro sum_type(quantity) -%}
     {{ 'decimal(38, 2)' if quantity == 'net_amount' else 'bigint' }}
 {%- endmacro %}
 
@@ -41,9 +79,4 @@
     {%- for quantity in quantities() %}
     cast({{ given.get(quantity, '0') }} as {{ quantity_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
     {%- endfor %}
-{%- endmacro %}
-
-{#- Whether a row of int_customer_facts is of a kind of latest_kinds(). -#}
-{% macro is_of_kind(kind) -%}
-    {{ 'is_activity' if kind == 'activity' else "latest_kind = '" ~ kind ~ "'" }}
 {%- endmacro %}

@@ -1,7 +1,7 @@
 {#-
     The contract with the source systems, read from models/staging/_sources.yml:
-    * read_raw_tables() checks the files of RAW_DATA_DIR before any model runs and lays the raw relations;
-    * raw_columns(), rejection_reason() and distinct_deliveries() turn a raw table into judged versions.
+    * read_raw_tables() checks the new files of RAW_DATA_DIR before any model runs and lays the raw relations on them;
+    * raw_columns() and rejection_reason() turn a raw table into judged versions (macros/recorded_versions.sql).
 -#}
 
 {#- The change feeds: raw_<feed> → base_<feed> → stg_<feed>. A list, because refs must be known before a run executes. -#}
@@ -34,6 +34,14 @@
     {{ return(raw_columns(table_name) | map(attribute='name') | list) }}
 {% endmacro %}
 
+{#- The list that a column's value must be in. -#}
+{% macro raw_accepted_values(table_name, column_name) %}
+    {{ return(
+        raw_columns(table_name) | selectattr('name', 'equalto', column_name) | map(attribute='meta.accepted_values') | first
+        or []
+    ) }}
+{% endmacro %}
+
 {% macro raw_key(table_name) %}
     {{ return(raw_columns(table_name) | selectattr('meta.key', 'defined') | map(attribute='name') | list) }}
 {% endmacro %}
@@ -58,32 +66,112 @@
         ) }}
     {%- endif -%}
     {%- do run_query('create schema if not exists raw') -%}
-    {%- set tables = raw_tables() -%}
-    {%- for name in tables -%}
-        {%- do run_query(
-            'create or replace view raw.' ~ name ~ ' as ' ~ duckdb__checked_raw_files(name, directory ~ '/' ~ name)
-        ) -%}
+    {%- do run_query(
+        'create table if not exists raw.files_read '
+        ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone, read_in integer)'
+    ) -%}
+    {%- do duckdb__number_this_run() -%}
+    {%- do run_query(
+        'create or replace table raw.unread_files as select * exclude (read_in) from raw.files_read limit 0'
+    ) -%}
+    {%- for name in raw_tables() -%}
+        {%- set folder = directory ~ '/' ~ name -%}
+        {%- do duckdb__find_unread_files(name, folder) -%}
+        {%- do run_query('create or replace view raw.' ~ name ~ ' as ' ~ duckdb__checked_raw_files(name, folder)) -%}
     {%- endfor -%}
 {% endmacro %}
 
-{#- The select that reads a raw table's files, each column in the contract's type; or one clear error. -#}
-{% macro duckdb__checked_raw_files(table_name, directory) %}
+{#- Greater than the number of the run before, and than any that a base model holds should that have been dropped. -#}
+{% macro duckdb__number_this_run() %}
+    {%- do run_query('create table if not exists raw.this_run as select 0 as run_number') -%}
+    {%- set numbers = ['select run_number from raw.this_run'] -%}
+    {%- for feed in feeds() if duckdb__base_table(feed) -%}
+        {%- do numbers.append('select max(recorded_in) from ' ~ duckdb__base_table(feed)) -%}
+    {%- endfor -%}
+    {%- set arrivals = duckdb__base_table('customer_arrivals') -%}
+    {%- if arrivals -%}{%- do numbers.append('select max(changed_in) from ' ~ arrivals) -%}{%- endif -%}
+    {%- do run_query(
+        'create or replace table raw.this_run as select cast(max(run_number) + 1 as integer) as run_number from ('
+        ~ numbers | join(' union all ') ~ ') as numbers'
+    ) -%}
+{% endmacro %}
+
+{#- The table of a base model; none before its first run. -#}
+{% macro duckdb__base_table(feed) %}
+    {%- set relation = adapter.get_relation(target.database, 'staging', 'base_' ~ feed) -%}
+    {{ return(relation if relation and relation.is_table else none) }}
+{% endmacro %}
+
+{#-
+    The files of a raw table that its base model has not read, into raw.unread_files; all of them when the model is built
+    anew. A file is known by name, size and time of change. What is taken for new although it is not costs time and
+    changes nothing, because rows that were delivered before are recognised as such.
+-#}
+{% macro duckdb__find_unread_files(table_name, folder) %}
+    {%- set base = 'base_' ~ table_name[4:] -%}
+    {%- set anew = not duckdb__base_table(table_name[4:])
+        or (flags.FULL_REFRESH and 'model.' ~ project_name ~ '.' ~ base in selected_resources) -%}
+    {%- if anew -%}
+        {%- do run_query("delete from raw.files_read where source_table = '" ~ table_name ~ "'") -%}
+    {%- endif -%}
+    {%- set found = [] -%}
+    {%- for extension in ['parquet', 'csv'] -%}
+        {%- set pattern = folder ~ '/*.' ~ extension -%}
+        {%- if run_query("select 1 from glob('" ~ pattern ~ "') limit 1").rows -%}
+            {%- do found.append(pattern) -%}
+            {%- do run_query(
+                "insert into raw.unread_files select '" ~ table_name ~ "', filename, size, last_modified from read_blob('"
+                ~ pattern ~ "') where (filename, size, last_modified) not in "
+                ~ "(select file, size, modified_at from raw.files_read where source_table = '" ~ table_name ~ "')"
+            ) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if not found -%}
+        {{ exceptions.raise_compiler_error(
+            'Raw table ' ~ table_name ~ ' is missing: expected ' ~ folder ~ '/*.parquet (or *.csv), found no such file.'
+        ) }}
+    {%- endif -%}
+{% endmacro %}
+
+{#- After a base model is written, in its transaction: its files are read. -#}
+{% macro note_files_read(table_name) %}
+    {%- if execute -%}
+        {{ return(adapter.dispatch('note_files_read')(table_name)) }}
+    {%- endif -%}
+{% endmacro %}
+
+{% macro default__note_files_read(table_name) %}
+{% endmacro %}
+
+{% macro duckdb__note_files_read(table_name) -%}
+    insert into raw.files_read
+    select *, {{ this_run() }} from raw.unread_files where source_table = '{{ table_name }}'
+{%- endmacro %}
+
+{#- The select that reads a raw table's unread files, each column in the contract's type; or one clear error. -#}
+{% macro duckdb__checked_raw_files(table_name, folder) %}
     {%- set readers = [] -%}
     {%- for extension in ['parquet', 'csv'] -%}
-        {%- set pattern = directory ~ '/*.' ~ extension -%}
-        {%- if run_query("select count(*) from glob('" ~ pattern ~ "')").columns[0].values()[0] > 0 -%}
+        {%- set files = run_query(
+            "select file from raw.unread_files where source_table = '" ~ table_name ~ "' and file like '%." ~ extension
+            ~ "' order by file"
+        ).columns[0].values() -%}
+        {%- if files -%}
+            {%- set list = "['" ~ files | join("', '") ~ "']" -%}
             {%- if extension == 'parquet' -%}
-                {%- set reader = "read_parquet('" ~ pattern ~ "', union_by_name = true)" -%}
+                {%- set reader = 'read_parquet(' ~ list ~ ', union_by_name = true)' -%}
             {%- else -%}
-                {%- set reader = "read_csv('" ~ pattern ~ "', header = true, all_varchar = true, union_by_name = true)" -%}
+                {%- set reader = 'read_csv(' ~ list ~ ', header = true, all_varchar = true, union_by_name = true)' -%}
             {%- endif -%}
-            {%- do readers.append(duckdb__checked_reader(table_name, reader, extension, pattern)) -%}
+            {%- do readers.append(duckdb__checked_reader(table_name, reader, extension, folder ~ '/*.' ~ extension)) -%}
         {%- endif -%}
     {%- endfor -%}
     {%- if not readers -%}
-        {{ exceptions.raise_compiler_error(
-            'Raw table ' ~ table_name ~ ' is missing: expected ' ~ directory ~ '/*.parquet (or *.csv), found no such file.'
-        ) }}
+        {%- set columns = [] -%}
+        {%- for column in raw_columns(table_name) -%}
+            {%- do columns.append('cast(null as ' ~ column.data_type ~ ') as ' ~ column.name) -%}
+        {%- endfor -%}
+        {%- do readers.append('select ' ~ columns | join(', ') ~ ' where false') -%}
     {%- endif -%}
     {{ return(readers | join(' union all ')) }}
 {% endmacro %}
@@ -151,7 +239,8 @@
     availability). `signed_up_at`: the signup that events must not lie before. `subjects`: the seed, for tables with a
     subject; given by the model, so that dbt sees the dependency.
 -#}
-{% macro rejection_reason(table_name, of_customer=true, signed_up_at='first_signed_up_at', subjects=none) %}
+{% macro rejection_reason(table_name, of_customer=true, signed_up_at=none, subjects=none) %}
+    {%- set signed_up_at = signed_up_at or ('first_signed_up_at' if of_customer) -%}
     {%- set columns = raw_columns(table_name) -%}
     {%- set missing_key = [] -%}
     {%- set missing_timestamp = [] -%}
@@ -188,8 +277,10 @@
             {%- set condition = '' if meta.event is sameas true else meta.event ~ ' and ' -%}
             {%- do after_load.append(
                 '(' ~ condition ~ name ~ ' > ' ~ dbt.dateadd('hour', 24, 'loaded_at') ~ ')') -%}
-            {%- do before_signup.append(
-                '(' ~ condition ~ name ~ ' < ' ~ dbt.dateadd('hour', -24, signed_up_at) ~ ')') -%}
+            {%- if signed_up_at -%}
+                {%- do before_signup.append(
+                    '(' ~ condition ~ name ~ ' < ' ~ dbt.dateadd('hour', -24, signed_up_at) ~ ')') -%}
+            {%- endif -%}
         {%- endif -%}
     {%- endfor -%}
     case
@@ -209,7 +300,7 @@
         {%- if after_load %}
         when {{ after_load | join(' or ') }} then 'event_after_load'
         {%- endif %}
-        {%- if before_signup and of_customer %}
+        {%- if before_signup %}
         when {{ before_signup | join(' or ') }} then 'event_before_signup'
         {%- endif %}
     end
@@ -261,7 +352,7 @@
     {%- set rest = names | reject('in', key + ['loaded_at', 'updated_at']) | list -%}
     row_number() over (
         partition by
-            {{ key | join(', ') }}, loaded_at,
+            {{ key | join(', ') }}, loaded_at, rejection_reason is null,
             {%- if 'updated_at' in names %}
             case when loaded_at is null then updated_at end,
             {%- endif %}
@@ -274,19 +365,6 @@
             {{ name }} desc nulls last{{ ',' if not loop.last }}
             {%- endfor %}
     )
-{%- endmacro %}
-
-{#- The accepted versions of a raw table, each delivery once. -#}
-{% macro accepted_versions(table_name, relation) -%}
-    select {{ raw_column_names(table_name) | join(', ') }}
-    from (
-        select
-            *,
-            {{ delivery_number(table_name) }} as delivery_number
-        from {{ relation }}
-        where rejection_reason is null
-    ) as deliveries
-    where delivery_number = 1
 {%- endmacro %}
 
 {#- The rejected versions of a raw table in the form of quarantine.rejected_rows. -#}
@@ -302,12 +380,9 @@
         rejection_reason as reason,
         {{ row_as_json(table_name) }} as row_json,
         loaded_at
-    from (
-        select
-            *,
-            {{ delivery_number(table_name) }} as delivery_number
-        from {{ relation }}
-        where rejection_reason is not null
-    ) as deliveries
-    where delivery_number = 1
+    from {{ relation }}
+    where
+        rejection_reason is not null
+        and not is_repeat
+        and replaced_in is null
 {%- endmacro %}

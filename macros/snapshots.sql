@@ -9,6 +9,47 @@
     {%- endif %}
 {%- endmacro %}
 
+{#- The same as a list of literal timestamps, for views that are read for these alone and need not be read in full. -#}
+{% macro missing_timestamps(snapshots) -%}
+    {%- set moments = [] -%}
+    {%- if is_incremental() and execute -%}
+        {%- for row in run_query(
+            'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select feature_timestamp from '
+            ~ this ~ ')'
+        ).rows -%}
+            {%- do moments.append("cast('" ~ row[0] ~ "' as timestamp)") -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(moments | join(', ') or 'null') }}
+{%- endmacro %}
+
+{#-
+    The last snapshot in an incremental model before the first that it misses, from which sums go on; none when they have to
+    start anew: on a first run, and after the tiles were rebuilt (`tiles_built_in`). A literal, because only a literal
+    spares the scan of all that lies before.
+-#}
+{% macro last_snapshot_before_missing(tiles) -%}
+    {%- if is_incremental() and execute -%}
+        {{ return(run_query(
+            'select max(snapshot_date) from ' ~ this ~ ' where snapshot_date < (select min(snapshot_date) from ('
+            ~ missing_snapshots() ~ ') as missing) and tiles_built_in = (select min(recorded_in) from ' ~ tiles ~ ')'
+        ).columns[0].values()[0]) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#-
+    The first day that the lifetime sums have yet to cover; none before there are any. Tiles need it, and the sums are made
+    of tiles, so it is looked up by name: a ref would close a circle.
+-#}
+{% macro first_day_not_summed_up() -%}
+    {%- if is_incremental() and execute -%}
+        {%- set sums = adapter.get_relation(this.database, this.schema, 'int_customer_lifetime') -%}
+        {%- if sums -%}
+            {{ return(run_query('select cast(max(snapshot_date) as date) + 1 from ' ~ sums).columns[0].values()[0]) }}
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}
+
 {#- A snapshot is never computed again, so one that is taken before its data are in deserves a word. -#}
 {% macro warn_if_not_landed(as_of) %}
     {%- if execute -%}

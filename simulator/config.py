@@ -14,6 +14,8 @@ MINUTE = 60 * MICROSECONDS
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WEEK = 7 * DAY
+LOADS_END_HOUR = 6
+"""By this hour the nightly load is over."""
 NULL_TIME = -(2**63)
 """Null timestamp in microsecond arrays: the bit pattern of NumPy's NaT."""
 NULL_INTEGER = -(2**31)
@@ -171,7 +173,7 @@ class Delivery:
     repeated_share: float = 0.005
     broken_share: float = 0.0012
     audit_share: float = 0.0015  # profiles that the customer system sends again in a night
-    quiet_until_hour: int = 6  # the feeds carry nothing of the new day before the nightly load is over
+    quiet_until_hour: int = LOADS_END_HOUR  # before it the feeds carry nothing of the new day
 
 
 @dataclass(frozen=True)

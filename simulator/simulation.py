@@ -21,7 +21,7 @@ from simulator.randomness import WEEK_OF_CHUNK, WEEK_OF_MARKET, generator
 from simulator.supply import deliver_joined, deliver_opening, deliver_supply, lessons_by_subject, scarcity
 from simulator.truth import true_risks
 from simulator.tutors import Tutors, hire
-from simulator.writer import Batch, DatasetWriter, as_date, month_number
+from simulator.writer import Batch, DatasetWriter
 
 RECONCILIATION_WEEKS = 3
 """Final rows are sent once more this many weeks later: by then no later version of them can be on its way."""
@@ -75,7 +75,7 @@ class Simulation:
     def live(self, number: int) -> None:
         """Simulates one week for everybody and delivers its rows."""
         starts = self.origin + number * WEEK
-        self.writer.close_before(month_number(as_date(starts)))
+        self.writer.close_before(starts // DAY)
         market_rng = generator(self.config.seed, WEEK_OF_MARKET, number, 1)
         if number == 0:
             deliver_opening(self.dispatcher, market_rng, self.tutors, microseconds(self.config.start))

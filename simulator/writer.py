@@ -1,13 +1,10 @@
-"""The raw tables as Parquet: exact types, one file a table and month of ``loaded_at``, a directory that is
-whole or absent.
-"""
+"""The raw tables as Parquet: exact types, one file a table and load, a directory that is whole or absent."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,8 @@ from simulator.config import (
     CHANNELS,
     DAY,
     GRADES,
+    HOUR,
+    LOADS_END_HOUR,
     NULL_INTEGER,
     NULL_TIME,
     PAYMENT_STATUSES,
@@ -197,9 +196,12 @@ def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
     return pa.array(values.tolist(), pa.string())
 
 
-def month_of(moments: np.ndarray) -> np.ndarray:
-    """Months since January 1970 (int64) of microsecond times."""
-    return moments.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
+def load_of(moments: np.ndarray) -> np.ndarray:
+    """The day (int64, since 1970) of the nightly load that brings what lands at these microsecond times.
+
+    The load of a day is complete at LOADS_END_HOUR of that day, so the file of a load never grows.
+    """
+    return (moments - LOADS_END_HOUR * HOUR) // DAY + 1
 
 
 NOTE = "simulation.json"
@@ -207,7 +209,7 @@ NOTE = "simulation.json"
 
 
 class DatasetWriter:
-    """Streams coded batches into ``<directory>/<table>/<year-month>.parquet``; use it as a context manager.
+    """Streams coded batches into ``<directory>/<table>/<day of the load>.parquet``; a context manager.
 
     Everything goes to ``<directory>.partial`` first and is renamed when the run is complete, so a run that
     was killed never looks like a whole one. Raises FileExistsError when the directory holds files and
@@ -225,6 +227,7 @@ class DatasetWriter:
             raise FileExistsError(
                 f"{directory} holds more than raw tables ({strangers[0]}): choose another --out."
             )
+        self._closed_before = -(10**9)
         self._pending: dict[tuple[str, int], list[Batch]] = {}
         self._pending_rows: dict[tuple[str, int], int] = {}
         self._writers: dict[tuple[str, int], pq.ParquetWriter] = {}
@@ -257,39 +260,39 @@ class DatasetWriter:
         (self.partial / NOTE).write_text(json.dumps(arguments) + "\n")
 
     def add(self, table: str, batch: Batch, by: str = "loaded_at") -> None:
-        """Takes rows of one table; they are split by the month of the column ``by``."""
-        months = month_of(batch[by])
-        for month in np.unique(months):
-            chosen = months == month
-            part = batch if chosen.all() else {name: values[chosen] for name, values in batch.items()}
-            key = (table, int(month))
-            self._pending.setdefault(key, []).append(part)
-            self._pending_rows[key] = self._pending_rows.get(key, 0) + int(chosen.sum())
+        """Takes rows of one table; they are split by the load that brings them at the time ``by``."""
+        loads = load_of(batch[by])
+        order = np.argsort(loads, kind="stable")
+        days, starts = np.unique(loads[order], return_index=True)
+        for day, rows in zip(days.tolist(), np.split(order, starts[1:]), strict=True):
+            if day < self._closed_before:
+                raise ValueError(f"{table}: the load of day {day} is closed and cannot take more rows.")
+            key = (table, day)
+            self._pending.setdefault(key, []).append({name: values[rows] for name, values in batch.items()})
+            self._pending_rows[key] = self._pending_rows.get(key, 0) + len(rows)
             if self._pending_rows[key] >= ROWS_PER_GROUP:
                 self._flush(key)
 
-    def close_before(self, month: int) -> None:
-        """Finishes the files of all months before ``month`` (months since 1970): no more rows may come for
-        them.
-        """
+    def close_before(self, day: int) -> None:
+        """Finishes the files of all loads before ``day`` (since 1970): no more rows may come for them."""
+        self._closed_before = day
         for key in sorted(self._pending):
-            if key[1] < month:
+            if key[1] < day:
                 self._flush(key)
         for key in sorted(self._writers):
-            if key[1] < month:
+            if key[1] < day:
                 self._writers.pop(key).close()
 
     def _flush(self, key: tuple[str, int]) -> None:
-        table, month = key
+        table, day = key
         parts = self._pending.pop(key)
         rows = self._pending_rows.pop(key)
         columns = self._columns[table]
         schema = arrow_schema(columns)
         arrays = [to_arrow(c, np.concatenate([part[c.name] for part in parts])) for c in columns]
         if key not in self._writers:
-            first = (np.datetime64("1970-01", "M") + month).astype(str)
             self._writers[key] = pq.ParquetWriter(
-                self.partial / table / f"{first}.parquet",
+                self.partial / table / f"{np.datetime64(day, 'D')}.parquet",
                 schema,
                 compression="zstd",
                 compression_level=1,
@@ -299,13 +302,3 @@ class DatasetWriter:
             )
         self._writers[key].write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=rows)
         self.rows[table] += rows
-
-
-def month_number(day: date) -> int:
-    """Months since January 1970."""
-    return (day.year - 1970) * 12 + day.month - 1
-
-
-def as_date(moment: int) -> date:
-    """The UTC day of a microsecond time."""
-    return datetime.fromtimestamp(moment // 1_000_000, UTC).date()

@@ -12,7 +12,7 @@ final as (
         {%- for days in window_days() %}
         cast(negative_calls_{{ days }}d as integer) as negative_calls_{{ days }}d,
         {%- endfor %}
-        {{ days_since('latest_inbound_call_at', 'snapshot_date') }} as days_since_last_ib_call
+        {{ days_since('latest_inbound_call_on', 'snapshot_date') }} as days_since_last_ib_call
     from sums
 )
 

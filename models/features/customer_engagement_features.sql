@@ -15,7 +15,7 @@ final as (
         {%- for days in window_days() %}
         cast(active_days_{{ days }}d as integer) as active_days_{{ days }}d,
         {%- endfor %}
-        {{ days_since('latest_login_at', 'snapshot_date') }} as days_since_last_login,
+        {{ days_since('latest_login_on', 'snapshot_date') }} as days_since_last_login,
         logins_7d - logins_14d / cast(2.0 as double) as engagement_trend
     from sums
 )

@@ -4,10 +4,14 @@
     on_schema_change='fail',
     post_hook={'sql': "{{ export_features(this) }}", 'transaction': false},
 ) }}
+{%- set missing = missing_timestamps(ref('int_snapshots')) %}
 with
 {%- for family in feature_families() %}
 {{ family }}_features as (
     select * from {{ ref('customer_' ~ family ~ '_features') }}
+    {%- if is_incremental() %}
+    where feature_timestamp in ({{ missing }})
+    {%- endif %}
 ),
 {% endfor %}
 final as (
@@ -24,9 +28,6 @@ final as (
             session_features.customer_id = {{ family }}_features.customer_id
             and session_features.feature_timestamp = {{ family }}_features.feature_timestamp
     {%- endfor %}
-    {%- if is_incremental() %}
-    where session_features.feature_timestamp not in (select distinct feature_timestamp from {{ this }})
-    {%- endif %}
 )
 
 select * from final

@@ -17,7 +17,7 @@ windowed as (
         {%- for days in window_days() %}
         cast(net_amount_{{ days }}d as double) as payment_amount_{{ days }}d,
         {%- endfor %}
-        {{ days_since('latest_succeeded_payment_at', 'snapshot_date') }} as days_since_last_payment,
+        {{ days_since('latest_succeeded_payment_on', 'snapshot_date') }} as days_since_last_payment,
         cast(net_amount_lifetime as double) as total_spend_lifetime
     from sums
 ),

@@ -26,7 +26,7 @@ windowed as (
             otherwise=ratio('duration_minutes_lifetime', 'timed_sessions_lifetime', otherwise=0.0)
         ) }} as avg_session_duration_{{ days }}d,
         {%- endfor %}
-        {{ days_since('latest_completed_session_at', 'snapshot_date') }} as days_since_last_session,
+        {{ days_since('latest_completed_session_on', 'snapshot_date') }} as days_since_last_session,
         cast(completed_sessions_lifetime as integer) as total_sessions_lifetime
     from sums
 ),

@@ -5,7 +5,7 @@ with landed as (
     {% for feed in feeds() %}
     {%- set event_times = {'calls': 'called_at', 'app_events': 'occurred_at', 'tutor_availability': 'week_start'} -%}
     select max(coalesce(loaded_at, cast({{ event_times.get(feed, 'updated_at') }} as timestamp))) as last_landed_at
-    from {{ source('raw', 'raw_' ~ feed) }}
+    from {{ ref('base_' ~ feed) }}
     {{ 'union all' if not loop.last }}
     {% endfor %}
 ),

@@ -1,71 +1,20 @@
-with outcomes as (
-    select * from {{ ref('int_session_outcomes') }}
+{{ config(materialized='view') }}
+with
+{%- for feed in ['sessions', 'calls', 'app_events', 'payments', 'customers'] %}
+{{ feed }} as (
+    select * from {{ ref('base_' ~ feed) }}
+    where {{ is_version() }}
 ),
 
-ratings as (
-    select * from {{ ref('int_session_ratings') }}
-),
-
-session_versions as (
-    select
-        customer_id,
-        booked_at,
-        confirmed_at,
-        in_force_from,
-        in_force_until
-    from {{ ref('stg_sessions') }}
-),
-
-calls as (
-    select
-        customer_id,
-        called_at,
-        sentiment_score,
-        in_force_from,
-        in_force_until
-    from {{ ref('stg_calls') }}
-    where direction = 'inbound'
-),
-
-app_events as (
-    select
-        customer_id,
-        occurred_at,
-        event_type,
-        in_force_from,
-        in_force_until
-    from {{ ref('stg_app_events') }}
-),
-
-payments as (
-    select
-        customer_id,
-        attempted_at,
-        status,
-        amount,
-        in_force_from,
-        in_force_until
-    from {{ ref('stg_payments') }}
-    where status <> 'pending'
-),
-
-customers as (
-    select
-        customer_id,
-        signed_up_at,
-        in_force_from,
-        in_force_until
-    from {{ ref('stg_customers') }}
-),
-
+{% endfor -%}
 outcome_facts as (
     select
         customer_id,
         resolved_at as event_at,
-        visible_from,
-        visible_until,
-        case when status = 'completed' then 'completed_session' end as latest_kind,
-        status = 'completed' as is_activity,
+        {{ visible_from('resolved_at') }} as visible_from,
+        in_force_until as visible_until,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({
             'completed_sessions': "case when status = 'completed' then 1 else 0 end",
             'customer_cancellations': "case when status = 'cancelled_by_customer' then 1 else 0 end",
@@ -74,20 +23,27 @@ outcome_facts as (
             'duration_minutes': "case when status = 'completed' then coalesce(duration_minutes, 0) else 0 end",
             'timed_sessions': "case when status = 'completed' and duration_minutes is not null then 1 else 0 end",
             'active_facts': "case when status = 'completed' then 1 else 0 end",
+            'signs_of_life': "case when status = 'completed' then 1 else 0 end",
         }) }}
-    from outcomes
+    from sessions
+    where
+        status <> 'scheduled'
+        and {{ is_ever_visible('resolved_at') }}
 ),
 
 rating_facts as (
     select
         customer_id,
         rated_at as event_at,
-        visible_from,
-        visible_until,
-        cast(null as varchar) as latest_kind,
-        false as is_activity,
+        {{ visible_from('rated_at') }} as visible_from,
+        in_force_until as visible_until,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({'rating_stars': 'rating', 'ratings': '1'}) }}
-    from ratings
+    from sessions
+    where
+        rating is not null
+        and {{ is_ever_visible('rated_at') }}
 ),
 
 confirmation_facts as (
@@ -96,13 +52,13 @@ confirmation_facts as (
         confirmed_at as event_at,
         {{ visible_from('confirmed_at') }} as visible_from,
         in_force_until as visible_until,
-        cast(null as varchar) as latest_kind,
-        false as is_activity,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({
             'response_microseconds': dbt.datediff('booked_at', 'confirmed_at', 'microsecond'),
             'confirmations': '1',
         }) }}
-    from session_versions
+    from sessions
     where
         confirmed_at is not null
         and {{ is_ever_visible('confirmed_at') }}
@@ -114,14 +70,17 @@ call_facts as (
         called_at as event_at,
         {{ visible_from('called_at') }} as visible_from,
         in_force_until as visible_until,
-        'inbound_call' as latest_kind,
-        true as is_activity,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({
             'inbound_calls': '1',
+            'signs_of_life': '1',
             'negative_calls': 'case when sentiment_score < ' ~ var('negative_sentiment') ~ ' then 1 else 0 end',
         }) }}
     from calls
-    where {{ is_ever_visible('called_at') }}
+    where
+        direction = 'inbound'
+        and {{ is_ever_visible('called_at') }}
 ),
 
 app_event_facts as (
@@ -130,12 +89,13 @@ app_event_facts as (
         occurred_at as event_at,
         {{ visible_from('occurred_at') }} as visible_from,
         in_force_until as visible_until,
-        case when event_type = 'login' then 'login' end as latest_kind,
-        true as is_activity,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({
             'logins': "case when event_type = 'login' then 1 else 0 end",
             'messages': "case when event_type = 'message_sent' then 1 else 0 end",
             'active_facts': '1',
+            'signs_of_life': '1',
         }) }}
     from app_events
     where {{ is_ever_visible('occurred_at') }}
@@ -147,16 +107,19 @@ payment_facts as (
         attempted_at as event_at,
         {{ visible_from('attempted_at') }} as visible_from,
         in_force_until as visible_until,
-        case when status = 'succeeded' then 'succeeded_payment' end as latest_kind,
-        status in ('succeeded', 'failed') as is_activity,
+        recorded_in,
+        replaced_in,
         {{ carried_quantities({
             'succeeded_payments': "case when status = 'succeeded' then 1 else 0 end",
             'failed_payments': "case when status = 'failed' then 1 else 0 end",
+            'signs_of_life': "case when status in ('succeeded', 'failed') then 1 else 0 end",
             'net_amount':
                 "case status when 'succeeded' then coalesce(amount, 0) when 'refunded' then -coalesce(amount, 0) else 0 end",
         }) }}
     from payments
-    where {{ is_ever_visible('attempted_at') }}
+    where
+        status <> 'pending'
+        and {{ is_ever_visible('attempted_at') }}
 ),
 
 signup_facts as (
@@ -165,9 +128,9 @@ signup_facts as (
         signed_up_at as event_at,
         {{ visible_from('signed_up_at') }} as visible_from,
         in_force_until as visible_until,
-        cast(null as varchar) as latest_kind,
-        true as is_activity,
-        {{ carried_quantities({}) }}
+        recorded_in,
+        replaced_in,
+        {{ carried_quantities({'signs_of_life': '1'}) }}
     from customers
     where {{ is_ever_visible('signed_up_at') }}
 ),

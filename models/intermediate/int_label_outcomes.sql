@@ -7,16 +7,17 @@ with features as (
 ),
 
 -- By now all versions are in: what a tile gave and took back cancels out, and the latest version remains.
-days as (
+tiles as (
     select
         customer_id,
         event_date,
-        {%- for quantity in ['completed_sessions', 'rating_stars', 'ratings', 'inbound_calls', 'succeeded_payments',
-            'failed_payments'] %}
-        sum({{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
-        {%- endfor %}
+        completed_sessions,
+        rating_stars,
+        ratings,
+        inbound_calls,
+        succeeded_payments,
+        failed_payments
     from {{ ref('int_customer_day_tiles') }}
-    group by customer_id, event_date
 ),
 
 completed_sessions as (
@@ -45,20 +46,20 @@ window_days as (
 
 sums as (
     select
-        days.customer_id,
+        tiles.customer_id,
         window_days.snapshot_date,
-        sum(case when window_days.days_ahead < 28 then days.completed_sessions else 0 end) as completed_sessions_28d,
-        sum(days.completed_sessions) as completed_sessions_30d,
-        sum(days.rating_stars) as rating_stars_30d,
-        sum(days.ratings) as ratings_30d,
-        sum(days.succeeded_payments) as succeeded_payments_30d,
-        sum(days.succeeded_payments + days.failed_payments) as payments_30d,
-        sum(case when window_days.days_ahead >= {{ horizon - 14 }} then days.inbound_calls else 0 end)
+        sum(case when window_days.days_ahead < 28 then tiles.completed_sessions else 0 end) as completed_sessions_28d,
+        sum(tiles.completed_sessions) as completed_sessions_30d,
+        sum(tiles.rating_stars) as rating_stars_30d,
+        sum(tiles.ratings) as ratings_30d,
+        sum(tiles.succeeded_payments) as succeeded_payments_30d,
+        sum(tiles.succeeded_payments + tiles.failed_payments) as payments_30d,
+        sum(case when window_days.days_ahead >= {{ horizon - 14 }} then tiles.inbound_calls else 0 end)
             as inbound_calls_last_14d
-    from days
+    from tiles
     inner join window_days
-        on days.event_date = window_days.event_date
-    group by days.customer_id, window_days.snapshot_date
+        on tiles.event_date = window_days.event_date
+    group by tiles.customer_id, window_days.snapshot_date
 ),
 
 -- Sums over everything before D + 30 days, for averages without an observation in the window: each day counts from the
@@ -67,7 +68,7 @@ first_snapshots as (
     select
         event_dates.event_date,
         min(snapshots.snapshot_date) as snapshot_date
-    from (select distinct event_date from days) as event_dates
+    from (select distinct event_date from tiles) as event_dates
     inner join snapshots
         on event_dates.event_date < {{ days_from('snapshots.snapshot_date', horizon) }}
     group by event_dates.event_date
@@ -75,16 +76,16 @@ first_snapshots as (
 
 arrivals as (
     select
-        days.customer_id,
+        tiles.customer_id,
         first_snapshots.snapshot_date,
-        sum(days.rating_stars) as rating_stars,
-        sum(days.ratings) as ratings,
-        sum(days.succeeded_payments) as succeeded_payments,
-        sum(days.succeeded_payments + days.failed_payments) as payments
-    from days
+        sum(tiles.rating_stars) as rating_stars,
+        sum(tiles.ratings) as ratings,
+        sum(tiles.succeeded_payments) as succeeded_payments,
+        sum(tiles.succeeded_payments + tiles.failed_payments) as payments
+    from tiles
     inner join first_snapshots
-        on days.event_date = first_snapshots.event_date
-    group by days.customer_id, first_snapshots.snapshot_date
+        on tiles.event_date = first_snapshots.event_date
+    group by tiles.customer_id, first_snapshots.snapshot_date
 ),
 
 due as (

@@ -1,28 +1,14 @@
-with versions as (
-    {{ accepted_versions('raw_calls', ref('base_calls')) }}
-),
-
-arrivals as (
-    select
-        customer_id,
-        arrived_from
-    from {{ ref('base_customer_arrivals') }}
-),
-
-clocked as (
-    select
-        versions.*,
-        greatest({{ first_midnight_delivered('versions.loaded_at') }}, arrivals.arrived_from) as in_force_from
-    from versions
-    inner join arrivals
-        on versions.customer_id = arrivals.customer_id
+with records as (
+    select * from {{ ref('base_calls') }}
+    where {{ is_current_version() }}
 ),
 
 final as (
     select
-        *,
-        {{ in_force_until('raw_calls') }} as in_force_until
-    from clocked
+        {{ raw_column_names('raw_calls') | join(', ') }},
+        in_force_from,
+        in_force_until
+    from records
 )
 
 select * from final

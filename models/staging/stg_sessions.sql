@@ -1,32 +1,15 @@
-with versions as (
-    {{ accepted_versions('raw_sessions', ref('base_sessions')) }}
-),
-
-arrivals as (
-    select
-        customer_id,
-        arrived_from
-    from {{ ref('base_customer_arrivals') }}
-),
-
-clocked as (
-    select
-        versions.*,
-        {{ known_at(
-            'versions.resolved_at',
-            'min(' ~ delivered_at('versions.loaded_at') ~ ') over (partition by versions.session_id, versions.status)'
-        ) }} as outcome_known_at,
-        greatest({{ first_midnight_delivered('versions.loaded_at') }}, arrivals.arrived_from) as in_force_from
-    from versions
-    inner join arrivals
-        on versions.customer_id = arrivals.customer_id
+with records as (
+    select * from {{ ref('base_sessions') }}
+    where {{ is_current_version() }}
 ),
 
 final as (
     select
-        *,
-        {{ in_force_until('raw_sessions') }} as in_force_until
-    from clocked
+        {{ raw_column_names('raw_sessions') | join(', ') }},
+        outcome_known_at,
+        in_force_from,
+        in_force_until
+    from records
 )
 
 select * from final

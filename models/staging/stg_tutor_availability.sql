@@ -1,19 +1,14 @@
-with versions as (
-    {{ accepted_versions('raw_tutor_availability', ref('base_tutor_availability')) }}
-),
-
-clocked as (
-    select
-        *,
-        {{ first_midnight_delivered('loaded_at') }} as in_force_from
-    from versions
+with records as (
+    select * from {{ ref('base_tutor_availability') }}
+    where {{ is_current_version() }}
 ),
 
 final as (
     select
-        *,
-        {{ in_force_until('raw_tutor_availability') }} as in_force_until
-    from clocked
+        {{ raw_column_names('raw_tutor_availability') | join(', ') }},
+        in_force_from,
+        in_force_until
+    from records
 )
 
 select * from final

@@ -1,19 +1,14 @@
-with versions as (
-    {{ accepted_versions('raw_tutors', ref('base_tutors')) }}
-),
-
-clocked as (
-    select
-        *,
-        {{ first_midnight_delivered('loaded_at') }} as in_force_from
-    from versions
+with records as (
+    select * from {{ ref('base_tutors') }}
+    where {{ is_current_version() }}
 ),
 
 final as (
     select
-        *,
-        {{ in_force_until('raw_tutors') }} as in_force_until
-    from clocked
+        {{ raw_column_names('raw_tutors') | join(', ') }},
+        in_force_from,
+        in_force_until
+    from records
 )
 
 select * from final

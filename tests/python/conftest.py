@@ -59,31 +59,39 @@ def dbt_build(
     Without a `warehouse` the file is a new one; with one, the build is incremental. Dates among the
     variables are given to dbt as YYYY-MM-DD.
     """
-    work.mkdir(parents=True, exist_ok=True)
     path = warehouse or work / "warehouse.duckdb"
+    command, environment = dbt_command(raw, work, path, select, options, variables)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if check and run.returncode != 0:
+        raise AssertionError(f"dbt build failed on {raw}:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}")
+    return Warehouse(path), run
+
+
+def dbt_command(
+    raw: Path,
+    work: Path,
+    warehouse: Path,
+    select: Iterable[str] = SELECTION,
+    options: Iterable[str] = (),
+    variables: dict[str, Any] | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of such a build."""
+    work.mkdir(parents=True, exist_ok=True)
     texts = {
-        name: str(value.date()) if isinstance(value, date) else value for name, value in variables.items()
+        name: str(value.date()) if isinstance(value, date) else value
+        for name, value in (variables or {}).items()
     }
     environment = os.environ | {
         "RAW_DATA_DIR": str(raw),
-        "WAREHOUSE_PATH": str(path),
+        "WAREHOUSE_PATH": str(warehouse),
         "FEATURE_EXPORT_DIR": str(work / "export"),
         "DBT_TARGET_PATH": str(work / "target"),
         "DBT_LOG_PATH": str(work / "logs"),
         "DBT_PROFILES_DIR": str(ROOT),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
-    run = subprocess.run(
-        [DBT, "build", "--project-dir", ROOT, "--vars", json.dumps(texts), "--select", *select, *options],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if check and run.returncode != 0:
-        raise AssertionError(f"dbt build failed on {raw}:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}")
-    return Warehouse(path), run
+    arguments = ["--project-dir", str(ROOT), "--vars", json.dumps(texts), "--select", *select, *options]
+    return [str(DBT), "build", *arguments], environment
 
 
 @pytest.fixture(scope="session")

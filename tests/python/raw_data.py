@@ -187,9 +187,17 @@ class RawData:
         """The rows for which `keep` holds."""
         return RawData({table: [row for row in rows if keep(row)] for table, rows in self.tables.items()})
 
-    def write(self, directory: Path, *, without_loaded_at: Iterable[str] = (), seed: int = 0) -> Path:
-        """Write <directory>/<table>/*.parquet: rows shuffled over two files, so that no order can be relied
-        on.
+    def landed_between(self, after: datetime | None, midnight: datetime) -> RawData:
+        """What the nightly job of `midnight` found new when the one before it ran at `after`."""
+        before = self.arrived_by(after) if after is not None else RawData()
+        seen = {id(row) for rows in before.tables.values() for row in rows}
+        return self.arrived_by(midnight).where(lambda row: id(row) not in seen)
+
+    def write(
+        self, directory: Path, *, without_loaded_at: Iterable[str] = (), seed: int = 0, name: str = "part"
+    ) -> Path:
+        """Write <directory>/<table>/<name>-*.parquet: rows shuffled over two files, so that no order can be
+        relied on.
         """
         shuffle = np.random.default_rng(seed)
         for table, rows in self.tables.items():
@@ -202,7 +210,7 @@ class RawData:
             half = (len(mixed) + 1) // 2
             for number, part in enumerate((mixed[:half], mixed[half:])):
                 data = pa.Table.from_pylist(part, schema=pa.schema(list(fields.items())))
-                pq.write_table(data, folder / f"part-{number}.parquet")
+                pq.write_table(data, folder / f"{name}-{number}.parquet")
         return Path(directory)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, Warehouse, dbt_build
-from raw_data import AS_OF, DAY, D, Mutation, RawData, hard_cases, random_worlds
+from raw_data import AS_OF, DAY, FIRST_SNAPSHOT, D, Mutation, RawData, hard_cases, random_worlds
 from reference import FEATURES, LABELS, World, default_as_of, health_index_of_features, read_raw, snapshots
 from reference.comparison import (
     Key,
@@ -192,20 +192,37 @@ def test_rejected_rows_after_mutation(mutated: Built) -> None:
 # --- from scratch = day by day ----------------------------------------------------------------------------
 
 
-MISSED, REPEATED = WEEK[3], WEEK[5]
-NIGHTS = sorted([night for night in WEEK if night != MISSED] + [REPEATED])
+MISSED, REPEATED, KILLED, TWICE = WEEK[3], WEEK[5], WEEK[2], WEEK[1]
+#: some months of which only a few nights ran, each making up for the Mondays before it; then the week
+NIGHTS = [FIRST_SNAPSHOT + weeks * 7 * DAY for weeks in (0, 3, 8, 9, 14)] + [
+    night for night in WEEK if night != MISSED
+]
 
 
 @pytest.fixture(scope="session")
 def day_by_day(nasty: Built, made_once: MadeOnce) -> Warehouse:
-    """The same data set, landing day by day in one warehouse: a week of nightly runs, one missed, one
-    repeated.
+    """The same data set, landing night by night as new files in one directory; one night is missed, one
+    repeated, one killed half way, and once everything is delivered a second time under other names.
     """
 
     def make(work: Path) -> None:
+        directory, before = work / "raw", None
         for number, night in enumerate(NIGHTS):
-            directory = nasty.raw.arrived_by(night).write(work / f"raw-{number}", seed=number)
+            landed = nasty.raw.landed_between(before, night)
+            landed.write(directory, seed=number, name=f"{night:%Y-%m-%d}")
+            if night == TWICE:
+                nasty.raw.arrived_by(night).write(directory, seed=99, name="everything-again")
+            if night == KILLED:
+                for last in ("base_calls", "int_customer_day_tiles", "int_customer_lifetime"):
+                    dbt_build(
+                        directory, work, select=[f"+{last}"], options=MODELS_ONLY, as_of=night, **LENIENT
+                    )
+            if night == REPEATED:  # the same name again, with the same rows in another order
+                landed.write(directory, seed=number + 50, name=f"{night:%Y-%m-%d}")
+                dbt_build(directory, work, options=MODELS_ONLY, as_of=night, **LENIENT)
+                landed.write(directory, seed=number, name=f"{night:%Y-%m-%d}")
             dbt_build(directory, work, options=MODELS_ONLY, as_of=night, **LENIENT)
+            before = night
 
     return Warehouse(made_once("day_by_day", make) / "warehouse.duckdb")
 
@@ -233,6 +250,75 @@ def test_day_by_day_rejected_rows(nasty: Built, day_by_day: Warehouse) -> None:
     """So does the quarantine."""
     lines = rejected_differences(day_by_day.rows(REJECTED), nasty.world.judged.rejected)
     assert not lines, "\n".join(lines[:20])
+
+
+# --- a file that arrives late -----------------------------------------------------------------------------
+
+
+ARRIVES_LATE = AS_OF - 2 * DAY
+
+
+@dataclass(frozen=True, repr=False)
+class Delayed:
+    """A warehouse that some rows reached days after the moment that their `loaded_at` gives."""
+
+    warehouse: Warehouse
+    without: World
+    world: World
+
+
+@pytest.fixture(scope="session")
+def delayed(made_once: MadeOnce) -> Delayed:
+    """Random worlds, night by night; a tenth of what landed before ARRIVES_LATE, and some customers as a
+    whole, comes in files of that night only.
+    """
+    raw = (random_worlds(8, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
+    random = np.random.default_rng(3)
+    names = sorted({row["customer_id"] for row in raw.tables["raw_customers"] if row["customer_id"]})
+    late_customers = {name for name in names if random.random() < 0.1}
+    late = {
+        id(row)
+        for table, rows in raw.tables.items()
+        for row in rows
+        if (row["loaded_at"] or D) < ARRIVES_LATE - 3 * DAY
+        and (random.random() < 0.1 or (table == "raw_customers" and row["customer_id"] in late_customers))
+    }
+    punctual = raw.where(lambda row: id(row) not in late)
+    nights = [ARRIVES_LATE - 35 * DAY, *(ARRIVES_LATE + days * DAY for days in (-2, -1, 0, 1, 2))]
+
+    def make(work: Path) -> None:
+        directory, before = work / "raw", None
+        for number, night in enumerate(nights):
+            punctual.landed_between(before, night).write(directory, seed=number, name=f"night-{number}")
+            if night == ARRIVES_LATE:
+                raw.where(lambda row: id(row) in late).write(directory, name="late")
+            dbt_build(directory, work, options=MODELS_ONLY, as_of=night, **LENIENT)
+            before = night
+
+    work = made_once("delayed", make)
+    return Delayed(Warehouse(work / "warehouse.duckdb"), World(punctual.tables), World(raw.tables))
+
+
+def test_late_files_change_no_snapshot_before_and_all_after(delayed: Delayed) -> None:
+    """Snapshots taken before the files came are those of a world without them; later ones know them all."""
+    grown = delayed.warehouse.keyed(FEATURE_TABLE)
+    moments = sorted({at for _, at in grown})
+    before = [at for at in moments if at < ARRIVES_LATE]
+    after = [at for at in moments if at >= ARRIVES_LATE]
+    expected = expected_features(delayed.without, delayed.without.customers, before)
+    expected |= expected_features(delayed.world, delayed.world.customers, after)
+    lines = differences(grown, expected)
+    assert len(moments) > 10 and not lines, report(lines)
+
+
+def test_late_files_are_judged_as_if_they_had_been_there(delayed: Delayed) -> None:
+    """The quarantine holds what breaks the contract by now: rows whose customer came late have left it."""
+    lines = rejected_differences(delayed.warehouse.rows(REJECTED), delayed.world.judged.rejected)
+    assert not lines, "\n".join(lines[:20])
+    waited = {repr(rejected.row) for rejected in delayed.without.judged.rejected} - {
+        repr(rejected.row) for rejected in delayed.world.judged.rejected
+    }
+    assert len(waited) > 20
 
 
 # --- sources without loaded_at ----------------------------------------------------------------------------

@@ -112,6 +112,24 @@ def test_a_later_end_changes_nothing_that_had_landed(raw: Path, tmp_path: Path, 
         assert difference == [(0,)], table
 
 
+def test_a_later_end_adds_the_files_of_new_loads_and_changes_none(raw: Path, tmp_path: Path) -> None:
+    """So that a marketplace simulated a day further is the same one, a night later."""
+    before, after = digests(raw), digests(run(tmp_path / "later", end=END + timedelta(days=1)))
+    # a load without rows of a table leaves no file, and the truth is no load
+    known = {name: digest for name, digest in before.items() if not name.startswith("truth/")}
+    assert known.items() <= after.items()
+    added = {name for name in after.keys() - before.keys() if not name.startswith("truth/")}
+    assert {Path(name).stem for name in added} == {str(END + timedelta(days=1))}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_file_holds_what_one_nightly_load_brings(raw: Path, table: str) -> None:
+    for path in sorted((raw / table).glob("*.parquet")):
+        loaded_at = pq.read_table(path, columns=["loaded_at"])["loaded_at"].to_pylist()
+        loads = {(moment - timedelta(hours=6)).date() + timedelta(days=1) for moment in loaded_at}
+        assert loads == {date.fromisoformat(path.stem)}, path
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_columns_and_types_are_those_of_the_contract(raw: Path, table: str) -> None:
     expected = [(name, TYPES[kind]) for name, kind in (part.split(":") for part in CONTRACT[table].split())]

@@ -1,3 +1,4 @@
+{{ config(unique_key=['call_id'], post_hook="{{ note_files_read('raw_calls') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_calls') | join(', ') }}
@@ -7,18 +8,51 @@ with source as (
 arrivals as (
     select
         customer_id as arrived_customer_id,
-        first_signed_up_at
+        arrived_from,
+        first_signed_up_at,
+        changed_in
     from {{ ref('base_customer_arrivals') }}
+),
+
+delivered as (
+    {{ rows_to_judge('raw_calls') }}
 ),
 
 judged as (
     select
-        source.*,
+        delivered.*,
+        arrivals.arrived_from,
         {{ rejection_reason('raw_calls') }}
             as rejection_reason
-    from source
+    from delivered
     left join arrivals
-        on source.customer_id = arrivals.arrived_customer_id
+        on delivered.customer_id = arrivals.arrived_customer_id
+),
+
+deliveries as (
+    {{ distinct_deliveries('raw_calls', 'judged') }}
+),
+
+clocked as (
+    select
+        *,
+        case
+            when rejection_reason is null and not is_repeat
+                then greatest({{ first_midnight_delivered('loaded_at') }}, arrived_from)
+        end as in_force_from
+    from deliveries
+),
+
+final as (
+    select
+        {{ raw_column_names('raw_calls') | join(', ') }},
+        rejection_reason,
+        is_repeat,
+        in_force_from,
+        {{ in_force_until('raw_calls') }} as in_force_until,
+        {{ this_run() }} as recorded_in,
+        cast(null as integer) as replaced_in
+    from clocked
 )
 
-select * from judged
+select * from final

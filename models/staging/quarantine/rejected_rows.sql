@@ -1,3 +1,4 @@
+{{ config(materialized='view') }}
 with rejected as (
     {% for feed in feeds() %}
     {{ rejected_versions('raw_' ~ feed, ref('base_' ~ feed)) }}

@@ -1,0 +1,171 @@
+{#-
+    Incremental staging (docs/decisions.md, "Increments"). A base model records every delivered row with its judgement and
+    its clocks, for one run after another: `recorded_in` is the run that wrote the record, `replaced_in` the later run in
+    which a record of the same key took its place (null for the current one). Nothing is deleted, so whoever reads a base
+    model later knows from `recorded_in` and `replaced_in` alone what is new to it and what it has to take back.
+
+    A run judges again only the keys that new files bring, and those whose customer became known or was dated anew.
+-#}
+
+{#- The rows of all keys that this run has to judge, given CTEs `source` (what new files hold) and `arrivals`. -#}
+{% macro rows_to_judge(table_name, of_customer=true) -%}
+    {%- set columns = raw_column_names(table_name) | join(', ') -%}
+    {%- set key = raw_key(table_name) -%}
+    select {{ columns }}
+    from source
+    {%- if is_incremental() %}
+    union
+    select {{ columns }}
+    from {{ this }} as known
+    where
+        known.replaced_in is null
+        and exists (
+            select 1
+            from (
+                select {{ key | join(', ') }}
+                from source
+                {%- if of_customer %}
+                union
+                select {{ key | join(', ') }}
+                from {{ this }}
+                where
+                    replaced_in is null
+                    and customer_id in (
+                        select arrived_customer_id from arrivals
+                        where changed_in > (select coalesce(max(recorded_in), 0) from {{ this }})
+                    )
+                {%- endif %}
+            ) as touched
+            where {{ same_key(key, 'known', 'touched') }}
+        )
+    {%- endif %}
+{%- endmacro %}
+
+{#- Whether two relations agree in the key; a null in it is a value like any other. -#}
+{% macro same_key(key, one, other) -%}
+    {%- for name in key -%}
+    {{ one }}.{{ name }} is not distinct from {{ other }}.{{ name }}{{ ' and ' if not loop.last }}
+    {%- endfor -%}
+{%- endmacro %}
+
+{#-
+    Judged rows without those that were delivered twice, and `is_repeat`: whether another row of the same key and
+    `loaded_at`, accepted or rejected like this one, is kept instead of it. Only the few deliveries that came more than
+    once are sorted.
+-#}
+{% macro distinct_deliveries(table_name, relation) -%}
+    {%- set delivery = raw_key(table_name) + ['loaded_at'] -%}
+    select
+        {{ relation }}.*,
+        false as is_repeat
+    from {{ relation }}
+    where not exists (
+        select 1
+        from (
+            select {{ delivery | join(', ') }}
+            from {{ relation }}
+            group by {{ delivery | join(', ') }}
+            having count(*) > 1
+        ) as repeated
+        where {{ same_key(delivery, relation, 'repeated') }}
+    )
+    union all
+    select
+        several.*,
+        {{ delivery_number(table_name) }} > 1 as is_repeat
+    from (
+        select distinct {{ relation }}.*
+        from {{ relation }}
+        where exists (
+            select 1
+            from (
+                select {{ delivery | join(', ') }}
+                from {{ relation }}
+                group by {{ delivery | join(', ') }}
+                having count(*) > 1
+            ) as repeated
+            where {{ same_key(delivery, relation, 'repeated') }}
+        )
+    ) as several
+{%- endmacro %}
+
+{#- The records that keep the contract, each delivery once. -#}
+{% macro is_version() -%}
+    rejection_reason is null
+    and not is_repeat
+{%- endmacro %}
+
+{#- Those of them that hold today: the versions that staging shows. -#}
+{% macro is_current_version() -%}
+    {{ is_version() }}
+    and replaced_in is null
+{%- endmacro %}
+
+{#- The number of this run: greater than that of any run that left a record. -#}
+{% macro this_run() -%}
+    (select run_number from raw.this_run)
+{%- endmacro %}
+
+{#- Incremental strategy of the base models: what this run judged takes the place of the current records of its keys. -#}
+{% macro get_incremental_supersede_sql(arguments) %}
+    {%- set columns = arguments.dest_columns | map(attribute='quoted') | join(', ') -%}
+    update {{ arguments.target_relation }} as target_records
+    set replaced_in = {{ this_run() }}
+    where
+        target_records.replaced_in is null
+        and exists (
+            select 1 from {{ arguments.temp_relation }} as new_records
+            where {{ same_key(arguments.unique_key, 'target_records', 'new_records') }}
+        );
+
+    insert into {{ arguments.target_relation }} ({{ columns }})
+    select {{ columns }} from {{ arguments.temp_relation }};
+{% endmacro %}
+
+{#-
+    What a model that adds up facts does not hold yet: those recorded since its last run (`direction` 1), and those that it
+    holds but that were replaced since (-1). Everything current on a first run.
+-#}
+{% macro news(facts) -%}
+    {%- if is_incremental() %}
+    {%- set last_run = run_query('select max(recorded_in) from ' ~ this).columns[0].values()[0] or 0 if execute else 0 -%}
+    {%- do stop_if_rebuilt_since(this) -%}
+    select
+        *,
+        1 as direction
+    from {{ facts }}
+    where
+        replaced_in is null
+        and recorded_in > {{ last_run }}
+    union all
+    select
+        *,
+        -1 as direction
+    from {{ facts }}
+    where
+        replaced_in > {{ last_run }}
+        and recorded_in <= {{ last_run }}
+    {%- else %}
+    select
+        *,
+        1 as direction
+    from {{ facts }}
+    where replaced_in is null
+    {%- endif %}
+{%- endmacro %}
+
+{#- Records of base models that were built anew would be added a second time to what was added up from the old ones. -#}
+{% macro stop_if_rebuilt_since(relation) %}
+    {%- if execute -%}
+        {%- set rebuilt = run_query(
+            'select source_table from raw.files_read group by source_table having min(read_in) > (select min(recorded_in) from '
+            ~ relation ~ ') order by source_table'
+        ).columns[0].values() -%}
+        {%- if rebuilt -%}
+            {{ exceptions.raise_compiler_error(
+                'The base models of ' ~ rebuilt | join(', ') ~ ' were built anew after ' ~ relation
+                ~ ". Run 'dbt build --full-refresh'."
+            ) }}
+        {%- endif -%}
+    {%- endif -%}
+{% endmacro %}

@@ -1,0 +1,232 @@
+{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
+{%- set before = last_snapshot_before_missing(ref('int_customer_day_tiles')) %}
+with snapshots as (
+    {{ missing_snapshots() }}
+),
+
+new_tiles as (
+    select * from {{ ref('int_customer_day_tiles') }}
+    {%- if before %}
+    where changed_on > cast('{{ before }}' as date)
+    {%- endif %}
+),
+
+{%- if before %}
+
+-- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
+-- a day it is found anew, from all their tiles.
+corrected_customers as (
+    select distinct customer_id from new_tiles
+    where {{ takes_facts_back() }}
+),
+{%- endif %}
+
+tiles as (
+    select
+        *,
+        true as is_new
+    from new_tiles
+    {%- if before %}
+    union all
+    select
+        earlier.*,
+        false as is_new
+    from {{ ref('int_customer_day_tiles') }} as earlier
+    inner join corrected_customers as corrected
+        on earlier.customer_id = corrected.customer_id
+    where earlier.changed_on <= cast('{{ before }}' as date)
+    {%- endif %}
+),
+
+corrected_days as (
+    select distinct
+        customer_id,
+        event_date,
+        elapsed_from
+    from tiles
+    where {{ takes_facts_back() }}
+),
+
+-- The first snapshot that sees a change
+first_snapshots as (
+    select
+        change_dates.changed_on,
+        min(snapshots.snapshot_date) as snapshot_date
+    from (select distinct changed_on from tiles) as change_dates
+    inner join snapshots
+        on change_dates.changed_on <= snapshots.snapshot_date
+    group by change_dates.changed_on
+),
+
+arrivals as (
+    select
+        tiles.customer_id,
+        first_snapshots.snapshot_date,
+        {%- for kind, quantity in latest_kinds().items() %}
+        max(case
+            when tiles.{{ quantity }} > 0 and corrected_days.customer_id is null then tiles.{{ day_of_kind(kind) }}
+        end) as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        sum(case when tiles.is_new then tiles.{{ quantity }} else 0 end) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from tiles
+    inner join first_snapshots
+        on tiles.changed_on = first_snapshots.changed_on
+    left join corrected_days
+        on
+            tiles.customer_id = corrected_days.customer_id
+            and tiles.event_date = corrected_days.event_date
+            and tiles.elapsed_from = corrected_days.elapsed_from
+    group by tiles.customer_id, first_snapshots.snapshot_date
+),
+
+{%- if before %}
+
+known as (
+    select
+        known.customer_id,
+        (select min(snapshots.snapshot_date) from snapshots) as snapshot_date,
+        {%- for kind in latest_kinds() %}
+        case when corrected.customer_id is null then known.latest_{{ kind }}_on end as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        known.{{ quantity }}_lifetime as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ this }} as known
+    left join corrected_customers as corrected
+        on known.customer_id = corrected.customer_id
+    where known.snapshot_date = cast('{{ before }}' as date)
+),
+{%- endif %}
+
+steps as (
+    select * from arrivals
+    {%- if before %}
+    union all
+    select * from known
+    {%- endif %}
+),
+
+-- Every customer has a row in each snapshot since the first; where nothing came, the sums before stand.
+due as (
+    select
+        customers.customer_id,
+        snapshots.snapshot_date
+    from (
+        select
+            customer_id,
+            min(snapshot_date) as snapshot_date
+        from steps
+        group by customer_id
+    ) as customers
+    inner join snapshots
+        on customers.snapshot_date <= snapshots.snapshot_date
+),
+
+summed as (
+    select
+        due.customer_id,
+        due.snapshot_date,
+        {%- for kind in latest_kinds() %}
+        max(steps.latest_{{ kind }}_on) as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        coalesce(sum(steps.{{ quantity }}), 0) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from due
+    left join steps
+        on
+            due.customer_id = steps.customer_id
+            and due.snapshot_date = steps.snapshot_date
+    group by due.customer_id, due.snapshot_date
+),
+
+lifetime as (
+    select
+        customer_id,
+        snapshot_date,
+        {%- for kind in latest_kinds() %}
+        max(latest_{{ kind }}_on) over so_far as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        sum({{ quantity }}) over so_far as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from summed
+    window so_far as (
+        partition by customer_id
+        order by snapshot_date
+        rows between unbounded preceding and current row
+    )
+),
+
+corrected_changes as (
+    select
+        tiles.customer_id,
+        tiles.event_date,
+        tiles.elapsed_from,
+        first_snapshots.snapshot_date,
+        {%- for quantity in latest_kinds().values() %}
+        sum(tiles.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from corrected_days
+    inner join tiles
+        on
+            corrected_days.customer_id = tiles.customer_id
+            and corrected_days.event_date = tiles.event_date
+            and corrected_days.elapsed_from = tiles.elapsed_from
+    inner join first_snapshots
+        on tiles.changed_on = first_snapshots.changed_on
+    group by tiles.customer_id, tiles.event_date, tiles.elapsed_from, first_snapshots.snapshot_date
+),
+
+-- Days from which facts were taken back, in the snapshots that see some left there
+corrected_latest as (
+    select
+        customer_id,
+        snapshot_date,
+        {%- for kind, quantity in latest_kinds().items() %}
+        max(case when {{ quantity }} > 0 then {{ day_of_kind(kind) }} end) as latest_{{ kind }}_on
+        {{- ',' if not loop.last }}
+        {%- endfor %}
+    from (
+        select
+            corrected_changes.customer_id,
+            corrected_changes.event_date,
+            corrected_changes.elapsed_from,
+            snapshots.snapshot_date,
+            {%- for quantity in latest_kinds().values() %}
+            sum(corrected_changes.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+            {%- endfor %}
+        from corrected_changes
+        inner join snapshots
+            on corrected_changes.snapshot_date <= snapshots.snapshot_date
+        group by
+            corrected_changes.customer_id,
+            corrected_changes.event_date,
+            corrected_changes.elapsed_from,
+            snapshots.snapshot_date
+    ) as days
+    group by customer_id, snapshot_date
+),
+
+final as (
+    select
+        lifetime.customer_id,
+        lifetime.snapshot_date,
+        {%- for kind in latest_kinds() %}
+        {{ later_of('lifetime.latest_' ~ kind ~ '_on', 'corrected_latest.latest_' ~ kind ~ '_on') }}
+            as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        cast(lifetime.{{ quantity }} as {{ sum_type(quantity) }}) as {{ quantity }}_lifetime,
+        {%- endfor %}
+        (select min(recorded_in) from {{ ref('int_customer_day_tiles') }}) as tiles_built_in
+    from lifetime
+    left join corrected_latest
+        on
+            lifetime.customer_id = corrected_latest.customer_id
+            and lifetime.snapshot_date = corrected_latest.snapshot_date
+)
+
+select * from final

@@ -1,0 +1,112 @@
+"""A night costs what is new, and a run may stop anywhere: what a build leaves is enough for the next one.
+
+That nights add up to the same features as a build from scratch is shown in test_exactness.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Warehouse, dbt_build, dbt_command
+from raw_data import AS_OF, DAY, RawData, hard_cases
+from reference.comparison import differences, report
+
+OPTIONS = ("--exclude-resource-type", "test", "unit_test")
+VARIABLES = {"as_of": str(AS_OF.date()), "max_rejected_share": 1}
+FEATURES = "features.customer_features"
+BASES = ("customers", "tutors", "sessions", "calls", "payments", "app_events", "tutor_availability")
+
+
+@pytest.fixture(scope="module")
+def raw() -> RawData:
+    return hard_cases()[0].arrived_by(AS_OF)
+
+
+@pytest.fixture(scope="module")
+def fresh(raw: RawData, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Everything in one build."""
+    work = tmp_path_factory.mktemp("fresh")
+    return dbt_build(raw.write(work / "raw"), work, options=OPTIONS, **VARIABLES)[0]
+
+
+def records(warehouse: Warehouse) -> dict[str, int]:
+    """How many rows each base model and the tiles hold."""
+    relations = [f"staging.base_{feed}" for feed in BASES] + ["intermediate.int_customer_day_tiles"]
+    return {name: warehouse.rows(f"select count(*) as n from {name}")[0]["n"] for name in relations}
+
+
+def staged(warehouse: Warehouse) -> dict[str, list[str]]:
+    return {feed: sorted(map(str, warehouse.rows(f"select * from staging.stg_{feed}"))) for feed in BASES}
+
+
+def killed_at(model: str, directory: Path, work: Path) -> None:
+    """Start a build and kill it while it works on a model."""
+    command, environment = dbt_command(
+        directory, work, work / "warehouse.duckdb", options=OPTIONS, variables=VARIABLES
+    )
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if re.search(rf"START .*{model}\b", line):
+                run.kill()
+                break
+        else:
+            raise AssertionError(f"{model} never started")
+
+
+def test_a_build_may_be_killed_anywhere(raw: RawData, fresh: Warehouse, tmp_path: Path) -> None:
+    """Killed in staging, in the tiles, in the sums and in the features; then run once more."""
+    directory = tmp_path / "raw"
+    raw.landed_between(None, AS_OF - 7 * DAY).write(directory, name="before")
+    dbt_build(directory, tmp_path, options=OPTIONS, **VARIABLES | {"as_of": AS_OF - 7 * DAY})
+    raw.landed_between(AS_OF - 7 * DAY, AS_OF).write(directory, name="after")
+    models = ["base_customers", "base_sessions", "int_customer_day_tiles", "int_customer_sums"]
+    for model in [*models, "customer_features"]:
+        killed_at(model, directory, tmp_path)
+    warehouse, _ = dbt_build(directory, tmp_path, options=OPTIONS, **VARIABLES)
+    assert staged(warehouse) == staged(fresh)
+    lines = differences(warehouse.keyed(FEATURES), fresh.keyed(FEATURES))
+    assert not lines, report(lines)
+
+
+def test_what_was_read_is_not_read_again(fresh: Warehouse) -> None:
+    """A repeated build opens no file and writes no record."""
+    work = fresh.path.parent
+    before = records(fresh)
+    read = fresh.rows("select * from raw.files_read")
+    dbt_build(work / "raw", work, options=OPTIONS, **VARIABLES)
+    assert records(fresh) == before
+    assert fresh.rows("select * from raw.files_read") == read
+    assert fresh.rows("select * from raw.unread_files") == []
+    assert len(read) == 2 * len(BASES)
+
+
+def test_a_file_delivered_twice_adds_nothing(raw: RawData, fresh: Warehouse, tmp_path: Path) -> None:
+    """Under another name, and under its own: the same versions, and sums without a trace of it."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    for file in sorted((work / "raw").glob("*/part-0.parquet")):
+        shutil.copy(file, file.with_name("again.parquet"))
+        file.touch()
+    tiles = records(fresh)["intermediate.int_customer_day_tiles"]
+    # the copied directory makes all paths new, so every file is read a second time
+    warehouse, _ = dbt_build(work / "raw", work, options=OPTIONS, **VARIABLES)
+    assert staged(warehouse) == staged(fresh)
+    assert records(warehouse)["intermediate.int_customer_day_tiles"] == tiles
+    assert warehouse.keyed(FEATURES) == fresh.keyed(FEATURES)
+
+
+def test_staging_is_not_rebuilt_under_the_tiles(fresh: Warehouse, tmp_path: Path) -> None:
+    """Its records would be counted a second time; the build says what to do instead."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    dbt_build(work / "raw", work, select=["base_calls"], options=[*OPTIONS, "--full-refresh"], **VARIABLES)
+    _, run = dbt_build(work / "raw", work, options=OPTIONS, check=False, **VARIABLES)
+    said = re.sub(r"\s+", " ", run.stdout)
+    assert run.returncode != 0
+    assert "The base models of raw_calls were built anew after" in said
+    assert "dbt build --full-refresh" in said
+    warehouse, _ = dbt_build(work / "raw", work, options=[*OPTIONS, "--full-refresh"], **VARIABLES)
+    assert warehouse.keyed(FEATURES) == fresh.keyed(FEATURES)
