@@ -133,9 +133,9 @@
     {%- endif -%}
 {% endmacro %}
 
-{#- After a base model is written, in its transaction: its files are read. -#}
+{#- After a base model is written, in its transaction: its files are read. With --empty they were not. -#}
 {% macro note_files_read(table_name) %}
-    {%- if execute -%}
+    {%- if execute and not flags.EMPTY -%}
         {{ return(adapter.dispatch('note_files_read')(table_name)) }}
     {%- endif -%}
 {% endmacro %}

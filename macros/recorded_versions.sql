@@ -103,6 +103,15 @@
 
 {#- The number of this run: greater than that of any run that left a record. -#}
 {% macro this_run() -%}
+    {{ return(adapter.dispatch('this_run')()) }}
+{%- endmacro %}
+
+{#- Until an engine that lands its raw tables itself numbers its runs, it can only build from scratch. -#}
+{% macro default__this_run() -%}
+    1
+{%- endmacro %}
+
+{% macro duckdb__this_run() -%}
     (select run_number from raw.this_run)
 {%- endmacro %}
 
@@ -157,15 +166,22 @@
 {#- Records of base models that were built anew would be added a second time to what was added up from the old ones. -#}
 {% macro stop_if_rebuilt_since(relation) %}
     {%- if execute -%}
-        {%- set rebuilt = run_query(
-            'select source_table from raw.files_read group by source_table having min(read_in) > (select min(recorded_in) from '
-            ~ relation ~ ') order by source_table'
-        ).columns[0].values() -%}
-        {%- if rebuilt -%}
-            {{ exceptions.raise_compiler_error(
-                'The base models of ' ~ rebuilt | join(', ') ~ ' were built anew after ' ~ relation
-                ~ ". Run 'dbt build --full-refresh'."
-            ) }}
-        {%- endif -%}
+        {% do adapter.dispatch('stop_if_rebuilt_since')(relation) %}
+    {%- endif -%}
+{% endmacro %}
+
+{% macro default__stop_if_rebuilt_since(relation) %}
+{% endmacro %}
+
+{% macro duckdb__stop_if_rebuilt_since(relation) %}
+    {%- set rebuilt = run_query(
+        'select source_table from raw.files_read group by source_table having min(read_in) > (select min(recorded_in) from '
+        ~ relation ~ ') order by source_table'
+    ).columns[0].values() -%}
+    {%- if rebuilt -%}
+        {{ exceptions.raise_compiler_error(
+            'The base models of ' ~ rebuilt | join(', ') ~ ' were built anew after ' ~ relation
+            ~ ". Run 'dbt build --full-refresh'."
+        ) }}
     {%- endif -%}
 {% endmacro %}
