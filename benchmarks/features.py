@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         help="sizes of the full build and of the windows",
     )
     parser.add_argument("--days", type=int, default=DAYS, help="days of history of these")
+    parser.add_argument(
+        "--signup-days", type=int, help="days in which the customers sign up (default: the history)"
+    )
     parser.add_argument("--night-customers", type=int, default=100_000, help="customers of the nights")
     parser.add_argument(
         "--histories", type=int, nargs="+", default=HISTORIES, help="days of history before the nights"
@@ -157,6 +160,7 @@ class Bench:
                 customers,
                 {
                     "days": self.options.days,
+                    "signup_days": self.options.signup_days or self.options.days,
                     "raw_rows": _raw_rows(raw),
                     **build,
                     "reference": asdict(hand_made),
@@ -233,15 +237,16 @@ class Bench:
 
     def _raw(self, customers: int, days: int) -> Path:
         """Raw files of so many customers and days, simulated once."""
-        raw = self.folder / f"raw_{customers}_{days}"
+        # All sign up within the history; the simulator wants that to take at least four weeks.
+        signup_days = self.options.signup_days or max(days, 28)
+        raw = self.folder / f"raw_{customers}_{days}_{signup_days}"
         if not raw.exists():
             log.info("simulating %s customers over %s days", f"{customers:,}", days)
-            # All sign up within the history; the simulator wants that to take at least four weeks.
             given = {
                 "customers": customers,
                 "start": _START,
                 "end": _START + timedelta(days=days),
-                "signup-days": max(days, 28),
+                "signup-days": signup_days,
                 "out": raw,
             }
             subprocess.run(
@@ -253,10 +258,11 @@ class Bench:
 
     def _built(self, customers: int, anew: bool = False) -> Path:
         """The place of a full build: warehouse.duckdb, target, and what was measured in build.json."""
-        place = self.folder / f"full_{customers}_{self.options.days}"
+        raw = self._raw(customers, self.options.days)
+        place = self.folder / raw.name.replace("raw", "full")
         if anew or not (place / "build.json").exists():
             place = self._place(place.name)
-            build = self._dbt(place, self._raw(customers, self.options.days), *_FULL_BUILD)
+            build = self._dbt(place, raw, *_FULL_BUILD)
             if build["seconds"]:
                 with duckdb.connect(str(place / features_windows.WAREHOUSE), read_only=True) as connection:
                     build["feature_rows"] = _count(connection, "features.customer_features")
@@ -350,7 +356,8 @@ def _compared(place: Path) -> dict[str, Any]:
             f"""
             select {", ".join(f"count(*) filter (t.{name} = o.{name}) / count(*)" for name in names)}
             from (from theirs.customer_features where {some}) as t
-            full join (from ours.features.customer_features where {some}) as o using (customer_id, feature_timestamp)
+            full join (from ours.features.customer_features where {some}) as o
+                using (customer_id, feature_timestamp)
             """
         ).fetchone()
     assert shares
