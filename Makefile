@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 export FEAST_USAGE := False
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run daily test lint bench bench-scoring clean
+.PHONY: help setup run daily test lint bench bench-features bench-scoring clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,7 +43,10 @@ lint: setup  ## ruff, dbt parse without warnings, sqlfluff
 	$(BIN)/dbt --warn-error parse --no-partial-parse
 	$(BIN)/sqlfluff lint --disable-progress-bar models tests/dbt
 
-bench: bench-scoring  ## every benchmark; on an idle machine
+bench: bench-features bench-scoring  ## every benchmark; on an idle machine
+
+bench-features: setup  ## features: full build, nights, windows by the usual ways; simulates its own data
+	$(BIN)/python -m benchmarks.features --write
 
 bench-scoring: setup  ## scoring: ours beside the usual ways, after `make run`
 	$(BIN)/python -m benchmarks.scoring --write

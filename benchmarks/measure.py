@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -34,21 +36,35 @@ class Unavailable(Exception):  # noqa: N818 - it is no error when a peer is not 
     """A peer cannot be measured on this machine; the message says why."""
 
 
-def measure_apart(module: str, arguments: Sequence[str]) -> Measurement:
-    """Run `python -m module arguments`, which calls `report`.
+def measure_apart(
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    seconds_allowed: float | None = None,
+) -> Measurement:
+    """Run `python -m module arguments`, which calls `report`, with further environment variables.
 
+    A process that takes longer than allowed, or that the system kills, was not measured; the remark says so.
     Raises RuntimeError when the process fails.
     """
-    process = subprocess.run(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=False
-    )
-    lines = process.stdout.splitlines()
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds_allowed)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Measurement(None, 0, f"stopped after {seconds_allowed:,.0f} s")
+    if process.returncode == -signal.SIGKILL:
+        return Measurement(None, 0, "killed: out of memory")
+    lines = output.splitlines()
     if process.returncode or not lines:
         raise RuntimeError(f"python -m {module} {' '.join(arguments)} failed.")
     return Measurement(**json.loads(lines[-1]))
 
 
-def report(prepare: Callable[[], Callable[[], str | None]]) -> None:
+def report(prepare: Callable[[], Callable[[], str | None]], repeats: int = _REPEATS) -> None:
     """Time what `prepare` returns, repeated while it is quick, and print the outcome for `measure_apart`.
 
     The run may return a remark. Unavailable, raised by either, is reported as a remark without a time.
@@ -57,7 +73,7 @@ def report(prepare: Callable[[], Callable[[], str | None]]) -> None:
     remark = ""
     try:
         run = prepare()
-        while len(seconds) < _REPEATS and sum(seconds) + (seconds[-1] if seconds else 0) <= _REPEAT_SECONDS:
+        while len(seconds) < repeats and sum(seconds) + (seconds[-1] if seconds else 0) <= _REPEAT_SECONDS:
             begin = time.perf_counter()
             remark = run() or ""
             seconds.append(time.perf_counter() - begin)
