@@ -200,6 +200,8 @@ def _plot_full(axes: Any, full: Mapping[str, Any]) -> None:
         color=_OTHERS,
         label="hand-made SQL",
     )
+    axes.set_xticks(rows, [f"{each / 1e6:,.1f} million" for each in rows])
+    axes.set_xticks([], minor=True)
     axes.legend(frameon=False)
 
 
