@@ -1,7 +1,8 @@
 """A second core for a call that would otherwise use one.
 
 DuckDB gives each of its threads whole row groups of 122,880 rows, so a table of one row group, a night's
-customers, is scored by one thread. A call then shares its rows with a core that no other call is using.
+customers, is scored by one thread. Its calls then share their rows with a second core. Where several threads
+call, they are busy between their calls too, and a share would only take time from one of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+# So many calls in a row by one thread say that no other thread is calling.
+ALONE_AFTER = 8
+
 
 class Cores:
     """The cores of this machine, shared by calls from several threads."""
@@ -18,16 +22,18 @@ class Cores:
     def __init__(self, count: int | None = None) -> None:
         """`count` defaults to the cores that this process may use."""
         self._idle = count or _usable()
+        self._caller: int | None = None
+        self._calls_in_a_row = 0
         self._changing = threading.Lock()
         self._helpers = ThreadPoolExecutor(self._idle, thread_name_prefix="scoring")
 
     def run(self, work: Callable[[int, int], None], rows: int, block: int) -> None:
-        """Call `work(begin, end)` for all rows: in two parts of whole blocks if a second core is idle.
+        """Call `work(begin, end)` for all rows: in two parts of whole blocks where a second core is idle.
 
         `work` must release the GIL to gain by it. What it raises is raised here, after both parts ended.
         """
         middle = -(-rows // (2 * block)) * block
-        taken = self._take(2 if middle < rows else 1)
+        taken = self._take(2 if self._is_alone() and middle < rows else 1)
         try:
             if taken < 2:
                 work(0, rows)
@@ -39,6 +45,14 @@ class Cores:
                 rest.result()
         finally:
             self._give(taken)
+
+    def _is_alone(self) -> bool:
+        """Whether the thread that calls now was the only one to do so for a while."""
+        with self._changing:
+            caller = threading.get_ident()
+            self._calls_in_a_row = self._calls_in_a_row + 1 if caller == self._caller else 0
+            self._caller = caller
+            return self._calls_in_a_row >= ALONE_AFTER
 
     def _take(self, wanted: int) -> int:
         with self._changing:

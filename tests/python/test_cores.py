@@ -6,12 +6,20 @@ import threading
 
 import pytest
 
-from scoring.cores import Cores
+from scoring.cores import ALONE_AFTER, Cores
+
+
+def used_alone(count: int) -> Cores:
+    """Cores that have only been called by this thread, and often enough to know it."""
+    cores = Cores(count)
+    for _ in range(ALONE_AFTER):
+        cores.run(lambda begin, end: None, 0, block=10)
+    return cores
 
 
 def test_all_rows_are_done_once_whatever_is_idle() -> None:
     for count in (1, 2, 5):
-        cores = Cores(count)
+        cores = used_alone(count)
         for rows in (0, 1, 9, 10, 11, 20, 21, 55):
             done: list[int] = []
             parts: list[int] = []
@@ -27,7 +35,7 @@ def test_all_rows_are_done_once_whatever_is_idle() -> None:
 
 
 def test_a_busy_core_is_left_alone() -> None:
-    cores = Cores(2)
+    cores = used_alone(2)
     started, finish = threading.Event(), threading.Event()
 
     def long_work(begin: int, end: int) -> None:
@@ -38,17 +46,32 @@ def test_a_busy_core_is_left_alone() -> None:
     other.start()
     assert started.wait(30)
     parts: list[int] = []
-    cores.run(lambda begin, end: parts.append(begin), 40, block=10)
+    for _ in range(ALONE_AFTER + 1):  # long enough to seem alone, but the other call is still at work
+        cores.run(lambda begin, end: parts.append(begin), 40, block=10)
     finish.set()
     other.join()
-    assert parts == [0]
+    assert set(parts) == {0}
+    parts.clear()
     cores.run(lambda begin, end: parts.append(begin), 40, block=10)
-    assert sorted(parts) == [0, 0, 20]
+    assert sorted(parts) == [0, 20]
+
+
+def test_threads_that_take_turns_keep_to_their_own_core() -> None:
+    cores = used_alone(2)
+    parts: list[int] = []
+    for _ in range(3 * ALONE_AFTER):
+        other = threading.Thread(
+            target=cores.run, args=(lambda begin, end: parts.append(begin), 40), kwargs={"block": 10}
+        )
+        other.start()
+        other.join()
+        cores.run(lambda begin, end: parts.append(begin), 40, block=10)
+    assert set(parts) == {0}
 
 
 @pytest.mark.parametrize("failing", [0, 20])
 def test_what_either_part_raises_is_raised_and_the_cores_are_given_back(failing: int) -> None:
-    cores = Cores(2)
+    cores = used_alone(2)
 
     def work(begin: int, end: int) -> None:
         if begin == failing:
