@@ -89,6 +89,45 @@
     ) as several
 {%- endmacro %}
 
+{#-
+    The rest of a base model, after its CTE `judged`: the CTEs that tell deliveries apart, set the clocks and make the
+    records, in `final`. `further` adds columns to the records (name → SQL).
+-#}
+{% macro recorded_versions(table_name, of_customer=true, further={}) -%}
+deliveries as (
+    {{ distinct_deliveries(table_name, 'judged') }}
+),
+
+clocked as (
+    select
+        *,
+        case
+            when {{ is_version() }}
+            {%- if of_customer %}
+                then greatest({{ first_midnight_delivered('loaded_at') }}, arrived_from)
+            {%- else %}
+                then {{ first_midnight_delivered('loaded_at') }}
+            {%- endif %}
+        end as in_force_from
+    from deliveries
+),
+
+final as (
+    select
+        {{ raw_column_names(table_name) | join(', ') }},
+        rejection_reason,
+        is_repeat,
+        {%- for name, expression in further.items() %}
+        {{ expression }} as {{ name }},
+        {%- endfor %}
+        in_force_from,
+        {{ in_force_until(table_name) }} as in_force_until,
+        {{ this_run() }} as recorded_in,
+        cast(null as integer) as replaced_in
+    from clocked
+)
+{%- endmacro %}
+
 {#- The records that keep the contract, each delivery once. -#}
 {% macro is_version() -%}
     rejection_reason is null

@@ -29,30 +29,6 @@ judged as (
         on delivered.customer_id = arrivals.arrived_customer_id
 ),
 
-deliveries as (
-    {{ distinct_deliveries('raw_payments', 'judged') }}
-),
-
-clocked as (
-    select
-        *,
-        case
-            when rejection_reason is null and not is_repeat
-                then greatest({{ first_midnight_delivered('loaded_at') }}, arrived_from)
-        end as in_force_from
-    from deliveries
-),
-
-final as (
-    select
-        {{ raw_column_names('raw_payments') | join(', ') }},
-        rejection_reason,
-        is_repeat,
-        in_force_from,
-        {{ in_force_until('raw_payments') }} as in_force_until,
-        {{ this_run() }} as recorded_in,
-        cast(null as integer) as replaced_in
-    from clocked
-)
+{{ recorded_versions('raw_payments') }}
 
 select * from final

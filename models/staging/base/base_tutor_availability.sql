@@ -20,30 +20,6 @@ judged as (
     from delivered
 ),
 
-deliveries as (
-    {{ distinct_deliveries('raw_tutor_availability', 'judged') }}
-),
-
-clocked as (
-    select
-        *,
-        case
-            when rejection_reason is null and not is_repeat
-                then {{ first_midnight_delivered('loaded_at') }}
-        end as in_force_from
-    from deliveries
-),
-
-final as (
-    select
-        {{ raw_column_names('raw_tutor_availability') | join(', ') }},
-        rejection_reason,
-        is_repeat,
-        in_force_from,
-        {{ in_force_until('raw_tutor_availability') }} as in_force_until,
-        {{ this_run() }} as recorded_in,
-        cast(null as integer) as replaced_in
-    from clocked
-)
+{{ recorded_versions('raw_tutor_availability', of_customer=false) }}
 
 select * from final
