@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from benchmarks import features_windows
-from benchmarks.features_builds import Node, connect, nodes_run, query_seconds
+from benchmarks.features_builds import Node, nodes_run, query_seconds
 from benchmarks.features_report import plot, tables
-from benchmarks.measure import Measurement, measure_apart, write_section
+from benchmarks.measure import Measurement, connect, measure_apart, write_section
 from feature_repo.paths import repository_root
 
 log = logging.getLogger(__name__)

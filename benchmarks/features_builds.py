@@ -18,21 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
+from benchmarks.measure import connect, report
 
-from benchmarks.measure import report
-
-THREADS = 2
 _REFERENCE = Path(__file__).with_name("features_reference.sql")
 _STATEMENTS = "queries.json"
 _FEATURES = "model.customer_health.customer_features"
-
-
-def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """A database with the settings of profiles.yml."""
-    connection = duckdb.connect(str(database), config={"threads": THREADS, "preserve_insertion_order": False})
-    connection.execute("set TimeZone = 'UTC'")
-    return connection
 
 
 def dbt(*arguments: str) -> Callable[[], None]:

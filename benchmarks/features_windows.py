@@ -18,8 +18,7 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.features_builds import connect
-from benchmarks.measure import Unavailable, report
+from benchmarks.measure import Unavailable, connect, report
 
 WINDOWS = (7, 14, 30)
 SUMMED = (

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import duckdb
+
+THREADS = 2
 # A quick run is repeated up to so often, as long as all its runs together stay below so many seconds.
 _REPEATS = 5
 _REPEAT_SECONDS = 20.0
@@ -90,6 +93,13 @@ def _peak_bytes() -> int:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def connect(database: Path) -> duckdb.DuckDBPyConnection:
+    """A database with the settings of profiles.yml."""
+    connection = duckdb.connect(str(database), config={"threads": THREADS, "preserve_insertion_order": False})
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -18,12 +18,11 @@ import duckdb
 import numpy as np
 
 import scoring
-from benchmarks.measure import Unavailable, report
+from benchmarks.measure import THREADS, Unavailable, connect, report
 from scoring.portable import prediction_sql
 from scoring.predict import REASON_MODEL
 from scoring.release import MODEL_NAMES, Release, read_champion
 
-THREADS = 2
 FEATURES = "features.customer_features"
 # pred_contrib needs minutes for more.
 _MOST_CONTRIBUTIONS = 100_000
@@ -44,11 +43,8 @@ class Inputs:
         return champion
 
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The database with the feature rows, with the settings of profiles.yml."""
-        return duckdb.connect(
-            str(self.folder / f"rows_{self.rows}.duckdb"),
-            config={"threads": THREADS, "preserve_insertion_order": False},
-        )
+        """The database with the feature rows."""
+        return connect(self.folder / f"rows_{self.rows}.duckdb")
 
     def matrices(self) -> list[np.ndarray]:
         """Each model's features, float64 (rows, features), as Booster.predict likes them best."""

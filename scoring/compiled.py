@@ -3,8 +3,8 @@
 One file, because Numba keeps compiled functions on disk and makes them anew only when the file of the
 function itself changes, not when one does from which it calls something.
 
-All of it works on blocks of 512 rows. What is known of a block is held in *masks*: 512 bits, one a row, in
-eight 64-bit words. A mask is one register of AVX-512, two of AVX2, four of NEON; the first functions below
+All of it works on blocks of 1,024 rows. What is known of a block is held in *masks*: 1,024 bits, one a row,
+in 64-bit words. A mask is two registers of AVX-512, four of AVX2, eight of NEON; the first functions below
 say so to LLVM, which picks the instructions of the machine. scoring/kernel.py says what the masks mean.
 
 Compiled functions release the GIL, and read Arrow columns where they lie, by address.
@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 from scoring.trees import ZERO_THRESHOLD
 
+# A power of two: LLVM pads other vectors, and they would no longer lie as in an array.
 WORDS = 16
 BLOCK = 64 * WORDS
 # Bits of the widest number that masks are transposed to, one byte eight of them.
@@ -124,7 +125,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, elem
 def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
     """A compiled function (into, i, left, j, right, k): mask i of `into` from j of `left` and k of `right`.
 
-    The three arrays are uint64 (masks, WORDS), contiguous, the indices int64. LLVM makes one or two vector
+    The three arrays are uint64 (masks, WORDS), contiguous, the indices int64. LLVM makes a few vector
     instructions of it. A loop over the words would be left scalar, as it cannot tell that arrays are apart.
     """
 
@@ -380,8 +381,7 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
             tree, beyond = plan.model_trees[model], plan.model_trees[model + 1]
             while tree < beyond:
                 # Four trees at a time, in their order: each sum is then loaded and stored once for the four.
-                together = min(4, beyond - tree)
-                if together < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
+                if beyond - tree < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
                     _find_leaves(plan, tree, masks, regions, moved, planes, numbers, 0)
                     values = plan.leaf_values[plan.tree_leaves[tree] :]
                     for row in range(BLOCK):

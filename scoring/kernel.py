@@ -1,10 +1,10 @@
 """The fast path: many boosters at once over Arrow columns, with the bits of Booster.predict.
 
 A tree is usually walked row by row: a chain of dependent loads and unpredictable jumps, some 25 ns a row and
-tree. Here 512 rows go through a tree at once, as bits: a *mask* is 512 bits, one a row. The idea is that of
-QuickScorer (Lucchese et al., SIGIR 2015) and its vectorized successors (V-QuickScorer, SIGIR 2016;
+tree. Here 1,024 rows go through a tree at once, as bits: a *mask* is 1,024 bits, one a row. The idea is that
+of QuickScorer (Lucchese et al., SIGIR 2015) and its vectorized successors (V-QuickScorer, SIGIR 2016;
 RapidScorer, KDD 2018): do each test of a feature once for all trees that ask it, and find a tree's leaf by
-operations on bits, without walking it. Three steps for each block of 512 rows (scoring/compiled.py):
+operations on bits, without walking it. Three steps for each block of rows (scoring/compiled.py):
 
 1. Each different test, a feature with a threshold or with a set of categories, gets a mask: the rows that go
    right. Five models of some 57,000 nodes ask only some 9,000 different tests. All thresholds of a feature
