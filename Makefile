@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 export FEAST_USAGE := False
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run daily test lint bench bench-features bench-scoring clean
+.PHONY: help setup run daily report oulad test lint bench bench-features bench-online bench-scoring clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,12 @@ run: setup  ## simulate (unless RAW_DATA_DIR is given), build, train, score, ser
 daily: setup  ## one night on new raw files: AS_OF=2026-07-02
 	$(BIN)/python -m pipeline daily $(if $(AS_OF),--as-of $(AS_OF))
 
+report: setup  ## data and model report of the warehouse: data/report/report.html and .md, after `make run`
+	$(BIN)/python -m report
+
+oulad: setup  ## the whole pipeline on real students: OULAD_DIR=directory of the data set
+	$(BIN)/python -m examples.oulad $(if $(OULAD_DIR),--data $(OULAD_DIR))
+
 test: setup  ## every test: dbt tests and unit tests, pytest
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -43,13 +49,17 @@ lint: setup  ## ruff, dbt parse without warnings, sqlfluff
 	$(BIN)/dbt --warn-error parse --no-partial-parse
 	$(BIN)/sqlfluff lint --disable-progress-bar models tests/dbt
 
-bench: bench-features bench-scoring  ## every benchmark; on an idle machine
+bench: bench-features bench-scoring bench-online  ## every benchmark; on an idle machine
 
 bench-features: setup  ## features: full build, nights, windows by the usual ways; simulates its own data
 	$(BIN)/python -m benchmarks.features --write
 
 bench-scoring: setup  ## scoring: ours beside the usual ways, after `make run`
 	$(BIN)/python -m benchmarks.scoring --write
+
+bench-online: setup  ## online: materialization and latency, after `make run`; needs redis-server
+	$(BIN)/python -m benchmarks.materialization --write
+	$(BIN)/python -m benchmarks.latency --write
 
 clean:  ## remove all that was simulated, built and trained (keeps .venv)
 	rm -rf data/* target logs

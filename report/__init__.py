@@ -1,0 +1,1 @@
+"""The data and model report: `python -m report`."""
