@@ -14,11 +14,20 @@ session_outcomes as (
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         visible_from,
         visible_until
     from {{ ref('int_session_outcomes') }}
     where status = 'completed'
+),
+
+-- The first version that says so
+completions as (
+    select
+        session_id,
+        min({{ delivered_at('loaded_at') }}) as first_delivered_at
+    from {{ ref('stg_sessions') }}
+    where status = 'completed'
+    group by session_id
 ),
 
 session_versions as (
@@ -64,12 +73,11 @@ same_outcomes as (
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         min(visible_from) as visible_from,
         max(coalesce(visible_until, {{ far_off }})) as visible_until,
         sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off ~ ')', 'day') }}) as visible_days
     from session_outcomes
-    group by session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at
+    group by session_id, customer_id, tutor_id, subject, resolved_at
 ),
 
 -- … unless others came between them.
@@ -79,14 +87,13 @@ interrupted_sessions as (
     where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
 ),
 
-completed_sessions as (
+outcomes as (
     select
         session_id,
         customer_id,
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         visible_from,
         visible_until
     from same_outcomes
@@ -98,11 +105,25 @@ completed_sessions as (
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         visible_from,
         coalesce(visible_until, {{ far_off }}) as visible_until
     from session_outcomes
     where session_id in (select session_id from interrupted_sessions)
+),
+
+completed_sessions as (
+    select
+        outcomes.session_id,
+        outcomes.customer_id,
+        outcomes.tutor_id,
+        outcomes.subject,
+        outcomes.resolved_at,
+        {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
+        outcomes.visible_from,
+        outcomes.visible_until
+    from outcomes
+    inner join completions
+        on outcomes.session_id = completions.session_id
 ),
 
 -- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order and
