@@ -24,6 +24,7 @@ from rich.text import Text
 from feature_repo.catalog import CatalogError, FeatureCatalog, load_catalog
 from feature_repo.paths import models_dir, raw_data_dir, repository_root, warehouse_path
 from scoring.release import ReleaseError
+from training import SEED
 from training.dataset import data_end_of
 from training.errors import TrainingError
 from training.export import STANDARD_SIZES, make_export
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("training")
 
-_SEED = 20260101
 _EXPORT_FOLDER = Path("data") / "exports"
 
 
@@ -296,8 +296,8 @@ def _add_common(parser: argparse.ArgumentParser, as_of: str, seed: str, inherite
     parser.add_argument(
         "--seed",
         type=int,
-        default=argparse.SUPPRESS if inherited else _SEED,
-        help=f"{seed} (default: {_SEED})",
+        default=argparse.SUPPRESS if inherited else SEED,
+        help=f"{seed} (default: {SEED})",
     )
 
 
