@@ -28,7 +28,8 @@ def read_candidates(path: Path) -> Candidates:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise TrainingError(f"{path} is not an archive of models: {error}.") from error
+            reason = str(error).splitlines()[0].rstrip(":.")
+            raise TrainingError(f"{path} is not an archive of models: {reason}.") from error
         return _candidates(Path(folder), path)
 
 

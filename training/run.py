@@ -19,6 +19,7 @@ from training.dataset import (
     Examples,
     Plan,
     Retrieve,
+    check_enough,
     plan,
     read_labelled_snapshots,
     read_truth,
@@ -31,7 +32,7 @@ from training.fit import learn
 from training.models import SPECS, ModelSpec
 from training.registry import Publication, open_store, publish, training_lock
 from training.report import mlflow_metrics, report_json
-from training.split import REPORT
+from training.split import NOWHERE, REPORT
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +125,14 @@ def adopt(
     """Judge models that were trained elsewhere as `train` judges its own, and publish the next version.
 
     They must not have learned from a customer of the report group (training/split.py); exports read by
-    training/records.py keep to that. Raises what `train` raises; TrainingError also when a model needs a
-    feature that its service does not have.
+    training/records.py keep to that. Held-out weeks before `candidates.trained_until` do not count, for the
+    champion neither: who has seen how other customers fared in these weeks knows more than is fair. Raises
+    what `train` raises; TrainingError also when too few weeks are left, or when a model needs a feature that
+    its service does not have.
     """
     with training_lock(settings.models_dir):
         plans, examples = _data_set(warehouse, retrieve, settings, progress)
+        plans, examples = _held_out_after(candidates.trained_until, plans, examples)
         for name, model in candidates.models.items():
             unknown = sorted(set(model.features) - set(examples[name].columns))
             if unknown:
@@ -154,6 +158,32 @@ def _data_set(
     examples = retrieve_examples(labelled, list(plans.values()), retrieve)
     progress(f"features of {_all_rows(plans):,} snapshots")
     return plans, examples
+
+
+def _held_out_after(
+    moment: datetime, plans: Mapping[str, Plan], examples: Mapping[str, Examples]
+) -> tuple[dict[str, Plan], dict[str, Examples]]:
+    """The same with the report blocks beginning no earlier than `moment`."""
+    first = np.datetime64(moment, "us")
+    # An export as of then leaves the models with the shortest report blocks all their weeks.
+    shortest = min(each.spec.report_weeks for each in plans.values())
+    as_of = min(each.blocks.report.first for each in plans.values() if each.spec.report_weeks == shortest)
+    later_plans, later_examples = {}, {}
+    for name, own in examples.items():
+        block = np.where((own.block == REPORT) & (own.snapshots < first), NOWHERE, own.block)
+        blocks = plans[name].blocks
+        try:
+            check_enough(plans[name].spec, own.labels, own.not_yet_lapsed, block)
+        except TrainingError as error:
+            raise TrainingError(
+                f"{name} has learned from data until {moment:%Y-%m-%d}, which leaves too few of its held-out "
+                f"weeks ({blocks.report.first} to {blocks.report.last}) to judge it by: export with --as-of "
+                f"{as_of} and train again."
+            ) from error
+        report = replace(blocks.report, first=max(blocks.report.first, first.astype("datetime64[D]")))
+        later_plans[name] = replace(plans[name], blocks=replace(blocks, report=report))
+        later_examples[name] = replace(own, block=block)
+    return later_plans, later_examples
 
 
 def _judge_and_publish(
