@@ -200,7 +200,8 @@ def _train(container: Container, arguments: Sequence[str]) -> None:
                 spec, examples[spec.name], categorical, options.seed, VERSION, container.threads, tuning
             )
         except lightgbm.basic.LightGBMError as error:
-            raise ContainerError(f"LightGBM does not accept the hyperparameters: {error}") from error
+            reason = str(error).partition(" at /")[0].strip()  # without the place in LightGBM's sources
+            raise ContainerError(f"LightGBM does not accept the hyperparameters: {reason}.") from error
         print(f"{spec.name}: {learned[spec.name].log['trees']} trees", flush=True)
     release = _release(learned, examples, provenance)
     held_out = {name: model.held_out for name, model in release.models.items()}
