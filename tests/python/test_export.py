@@ -112,6 +112,16 @@ def test_every_record_is_a_mature_monday_and_every_customer_with_one_is_there(wa
     assert len({row["event_timestamp"] for row in rows}) > 40
 
 
+def test_the_newest_snapshot_lies_after_all_that_labels_depend_on(warehouse) -> None:
+    # On this day the labels of a Monday end at the data end; a model would not score that day's snapshot.
+    monday = AS_OF - timedelta(days=14 * 7)
+    early = export_of(warehouse, as_of=monday + LONGEST)
+    assert early.entity_rows["event_timestamp"].to_pandas().max() == monday - timedelta(days=7)
+    assert early.provenance.labels_until < early.provenance.data_as_of
+    late = export_of(warehouse, as_of=monday + LONGEST + timedelta(days=1))
+    assert late.entity_rows["event_timestamp"].to_pandas().max() == monday
+
+
 def test_records_equal_the_warehouse_to_the_last_bit(warehouse, folder: Path) -> None:
     snapshots = {
         row["customer_id"]: row["event_timestamp"]
