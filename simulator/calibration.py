@@ -16,37 +16,59 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
+from report import reference
+from training.reference import REFERENCES
+
 NOTHING = "-"
+
+
+def _percent(*shares: float | None, digits: int = 0) -> str:
+    return " / ".join(NOTHING if share is None else f"{100 * share:.{digits}f}" for share in shares) + " %"
+
+
+def _by_segment(column: str, form: str, scale: int = 1) -> str:
+    figure = next(each for each in reference.SEGMENT_FIGURES if each.column == column)
+    text = " / ".join(form.format(scale * value) for value in figure.expected)
+    return f"{text} %" if scale == 100 else text
+
+
+def _expected(banded: reference.Banded) -> str:
+    return _percent(*(band.expected for band in banded.bands))
+
+
+_CORRELATIONS = {(each.left, each.right): f"{each.expected:g}" for each in reference.CORRELATIONS}
+_CHURN_AUC = REFERENCES["churn_risk_30d"]
+
 REFERENCE: dict[str, str] = {
-    "segment thriving": "29.3 %",
-    "segment healthy": "40.0 %",
-    "segment at risk": "20.5 %",
-    "segment churned": "10.3 %",
-    "label churn 14 days": "10.3 %",
-    "label churn 30 days": "30.7 %",
-    "label health score": "66.2",
-    "label sessions a week": "1.44",
-    "first-session success": "67.5 %",
-    "churn 30 d at 0 / 1 / 2+ calls": "8 / 20 / 65 %",
-    "churn 30 d by segment": "8 / 20 / 65 / 95 %",
-    "sessions a week by segment": "2.94 / 1.19 / 0.16 / 0.00",
-    "average rating by segment": "4.29 / 4.25 / 3.97 / 3.01",
-    "calls in 14 days by segment": "0 / 1 / 1 / 2",
-    "days since last by segment": "4 / 6 / 19 / 40",
-    "payment success by segment": "99.9 / 90.6 / 85.9 / 57.6 %",
-    "tutor consistency by segment": "95.0 / 79.1 / 57.6 / 17.7 %",
-    "health score by segment": "94 / 63 / 53 / 6",
-    "first session by tutor rating": "85 / 68 / 45 %",
-    "r calls, churn 30 d": "0.7",
-    "r frequency 7 d, health score": "0.8",
-    "r days since last, churn 30 d": "0.6",
-    "r consistency, average rating": "0.5",
-    "AUC of the truth, 14 d / 30 d": "models: 0.85 to 0.92",
+    **{
+        f"segment {name.replace('_', ' ')}": _percent(share, digits=1)
+        for name, share in reference.SEGMENT_SHARES.items()
+    },
+    "label churn 14 days": _percent(reference.LABELS["label_churn_risk_14d"], digits=1),
+    "label churn 30 days": _percent(reference.LABELS["label_churn_risk_30d"], digits=1),
+    "label health score": f"{reference.LABELS['label_health_score']:.1f}",
+    "label sessions a week": f"{reference.LABELS['label_session_velocity']:.2f}",
+    "first-session success": _percent(reference.LABELS["label_first_session_success"], digits=1),
+    "churn 30 d at 0 / 1 / 2+ calls": _expected(reference.INBOUND_CALLS),
+    "churn 30 d by segment": _by_segment("label_churn_risk_30d", "{:.0f}", 100),
+    "sessions a week by segment": _by_segment("session_frequency_30d", "{:.2f}"),
+    "average rating by segment": _by_segment("avg_rating_30d", "{:.2f}"),
+    "calls in 14 days by segment": _by_segment("ib_call_count_14d", "{:.0f}"),
+    "days since last by segment": _by_segment("days_since_last_session", "{:.0f}"),
+    "payment success by segment": _by_segment("payment_success_rate_30d", "{:.1f}", 100),
+    "tutor consistency by segment": _by_segment("tutor_consistency_score", "{:.1f}", 100),
+    "health score by segment": _by_segment("label_health_score", "{:.0f}"),
+    "first session by tutor rating": _expected(reference.FIRST_SESSION),
+    "r calls, churn 30 d": _CORRELATIONS["ib_call_count_14d", "label_churn_risk_30d"],
+    "r frequency 7 d, health score": _CORRELATIONS["session_frequency_7d", "label_health_score"],
+    "r days since last, churn 30 d": _CORRELATIONS["days_since_last_session", "label_churn_risk_30d"],
+    "r consistency, average rating": _CORRELATIONS["tutor_consistency_score", "avg_rating_30d"],
+    "AUC of the truth, 14 d / 30 d": f"models: {_CHURN_AUC.low:.2f} to {_CHURN_AUC.high:.2f}",
     "AUC of the truth, not yet lapsed": NOTHING,
     "true risk, mean 14 d / 30 d": "as the labels",
     "customers in scope": NOTHING,
 }
-"""Figures of reference-figures.md by the name of the row (segments: thriving / healthy / at risk /
+"""The figures of report/reference.py by the name of the row (segments: thriving / healthy / at risk /
 churned).
 """
 

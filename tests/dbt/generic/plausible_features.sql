@@ -1,17 +1,15 @@
-{#- No feature is null, shares lie in [0, 1], stars in [1, 5], counts and days are not negative; by the unit in the YAML. -#}
+{#- No feature is null, and each lies in the range of its unit (var plausible_ranges): shares in [0, 1], counts from 0 on. -#}
 {% test plausible_features(model) %}
     {%- set broken = [] -%}
     {%- for column in feature_columns() -%}
-        {%- set unit = column.meta.unit -%}
+        {%- set ranges = var('plausible_ranges') -%}
+        {%- set least, greatest = ranges.get(column.meta.unit, ranges[column.data_type]) -%}
         {%- do broken.append(column.name ~ ' is null') -%}
-        {%- if unit == 'share' or unit == 'flag' -%}
-            {%- do broken.append(column.name ~ ' not between 0 and 1') -%}
-        {%- elif unit == 'stars (1-5)' -%}
-            {%- do broken.append(column.name ~ ' not between 1 and 5') -%}
-        {%- elif unit == 'code' -%}
-            {%- do broken.append(column.name ~ ' < -1') -%}
-        {%- elif column.data_type == 'integer' -%}
-            {%- do broken.append(column.name ~ ' < 0') -%}
+        {%- if least is not none -%}
+            {%- do broken.append(column.name ~ ' < ' ~ least) -%}
+        {%- endif -%}
+        {%- if greatest is not none -%}
+            {%- do broken.append(column.name ~ ' > ' ~ greatest) -%}
         {%- endif -%}
     {%- endfor -%}
     select *

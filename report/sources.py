@@ -1,0 +1,44 @@
+"""Everything that a report is made from, opened and computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feature_repo.catalog import load_catalog
+from report import models, quality
+from report.content import Sources
+from report.figures import open_warehouse
+from scoring.release import read_champion
+
+
+@contextmanager
+def open_sources(
+    warehouse: Path, models_dir: Path, raw_dir: Path, exports_dir: Path, progress: Callable[[str], None]
+) -> Iterator[Sources]:
+    """The sources of a report, with the warehouse open for reading; `progress` is told of each step.
+
+    Raises ReportError (no warehouse), ReleaseError or CatalogError.
+    """
+    catalog = load_catalog()
+    variables = quality.project_variables()
+    with open_warehouse(warehouse) as connection:
+        progress("ranges and checks")
+        ranges = quality.feature_ranges(connection, catalog, variables)
+        checks = quality.checks(connection, catalog, variables, ranges)
+        progress("models")
+        release = read_champion(models_dir)
+        judged = None if release is None else models.judge(connection, release, raw_dir)
+        progress("content")
+        yield Sources(
+            warehouse=connection,
+            catalog=catalog,
+            variables=variables,
+            raw_dir=raw_dir,
+            exports_dir=exports_dir,
+            judged=judged,
+            has_truth=bool(list(raw_dir.glob("truth/*.parquet"))),
+            checks=checks,
+            ranges=ranges,
+        )
