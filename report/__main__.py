@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Before anything loads LightGBM: the package sets how its threads wait.
 import scoring  # noqa: F401
-from feature_repo.catalog import CatalogError, load_catalog
+from feature_repo.catalog import CatalogError
 from feature_repo.paths import models_dir, raw_data_dir, repository_root, warehouse_path
 from report.figures import ReportError
 
@@ -79,12 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m report",
         description=(
-            "Write the data and model report: report.html (one page with everything inside) and report.md with its "
-            "SVG plots beside it. Equal data give equal bytes."
+            "Write the data and model report: report.html (one page with everything inside) and report.md "
+            "with its SVG plots beside it. Equal data give equal bytes."
         ),
         epilog=(
-            "Environment: WAREHOUSE_PATH, MODELS_DIR, RAW_DATA_DIR (for the sizes of the files and, where there is one, "
-            "the simulator's truth)."
+            "Environment: WAREHOUSE_PATH, MODELS_DIR, RAW_DATA_DIR (for the sizes of the files and, where "
+            "there is one, the simulator's truth)."
         ),
     )
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from report.document import (
 )
 from report.models import BASELINE, BEST, CHURN, MODEL, HeldOut, Judged
 from scoring.release import Release
+from training.metrics import MORE_IS_BETTER, probability_figures
 from training.models import EVERYONE, NOT_YET_LAPSED, SPECS, ModelSpec
 from training.reference import REFERENCES
 from training.reference import Reference as QualityReference
@@ -153,25 +155,26 @@ def write(sources: Sources, progress: Progress = log.info) -> Document:
 def _lead(sources: Sources) -> Iterable[Block]:
     everything, period = figures.history(sources.warehouse), figures.period(sources.warehouse)
     yield Paragraph(
-        "Every figure of the training-data summary that this system reproduces, computed from the warehouse and "
-        "shown beside its reference, then what the models can tell in advance. Written by `make report`."
+        "Every figure of the training-data summary that this system reproduces, computed from the warehouse "
+        "and shown beside its reference, then what the models can tell in advance. Written by `make report`."
     )
     if period["rows"]:
         yield Paragraph(
             f"The warehouse holds {count(everything['rows'])} snapshots of {count(everything['customers'])} "
-            f"customers, {everything['first_snapshot']} to {everything['last_snapshot']}. Unless said otherwise, "
-            f"a figure of the data is over the {count(period['rows'])} snapshots of the {period['snapshots']} "
-            f"Mondays from {period['first_snapshot']} to {period['last_snapshot']}: the last year in which every "
-            f"label is known ({count(period['customers'])} customers, one record a customer a week)."
+            f"customers, {everything['first_snapshot']} to {everything['last_snapshot']}. Unless said "
+            f"otherwise, a figure of the data is over the {count(period['rows'])} snapshots of the "
+            f"{period['snapshots']} Mondays from {period['first_snapshot']} to {period['last_snapshot']}: "
+            f"the last year in which every label is known ({count(period['customers'])} customers, one "
+            "record a customer a week)."
         )
     else:
         yield Paragraph(
-            f"The warehouse holds {count(everything['rows'])} snapshots, and none whose labels are all known yet: "
-            f"figures that need them read {NOTHING}."
+            f"The warehouse holds {count(everything['rows'])} snapshots, and none whose labels are all known "
+            f"yet: figures that need them read {NOTHING}."
         )
     yield Paragraph(
-        "Churn is given for two populations: everyone in scope, and those not yet lapsed (a completed session "
-        f"in the last {sources.variables['lapse_days']} days). The second is the honest one: who has "
+        "Churn is given for two populations: everyone in scope, and those not yet lapsed (a completed "
+        f"session in the last {sources.variables['lapse_days']} days). The second is the honest one: who has "
         "lapsed already counts as churned by definition, and is easy to predict."
     )
     yield Bullets(tuple(_in_short(sources)))
@@ -208,7 +211,13 @@ def files_and_sizes(sources: Sources) -> Section:
             "lrrrr",
             [
                 *(
-                    (each.name, count(each.files), size(each.size), count(each.accepted), count(each.rejected))
+                    (
+                        each.name,
+                        count(each.files),
+                        size(each.size),
+                        count(each.accepted),
+                        count(each.rejected),
+                    )
                     for each in raw
                 ),
                 (
@@ -222,7 +231,9 @@ def files_and_sizes(sources: Sources) -> Section:
         ),
     ]
     if any(each.files is None for each in raw):
-        blocks.append(Paragraph("Where files and size are missing, the raw directory is not at hand any more."))
+        blocks.append(
+            Paragraph("Where files and size are missing, the raw directory is not at hand any more.")
+        )
     blocks += [
         Heading("Tables"),
         table(
@@ -250,7 +261,10 @@ def _exports(directory: Path) -> Iterable[Block]:
             entries = {entry["file"]: entry for entry in listed}
         except (ValueError, KeyError, TypeError) as error:
             yield Paragraph(f"The manifest of the training files cannot be read: {error!r}.")
-    names = [*reference.EXPORTED_RECORDS, *(name for name in entries if name not in reference.EXPORTED_RECORDS)]
+    names = [
+        *reference.EXPORTED_RECORDS,
+        *(name for name in entries if name not in reference.EXPORTED_RECORDS),
+    ]
     yield table(
         ("file", "records", "size", "SHA-256, first 12 digits", "records, reference"),
         "lrrlr",
@@ -267,7 +281,8 @@ def _exports(directory: Path) -> Iterable[Block]:
     )
     if not entries:
         yield Paragraph(
-            "These files were not written here yet: `python -m training export` makes them, one record a customer."
+            "These files were not written here yet: `python -m training export` makes them, one record a "
+            "customer."
         )
 
 
@@ -285,12 +300,18 @@ def segments(sources: Sources) -> Section:
     rows = []
     for each in reference.SEGMENT_FIGURES:
         expected = dict(zip(reference.SEGMENTS, each.expected, strict=True))
-        for kind in ("median", "mean", "reference"):
+        # The median of a 0/1 label says nothing.
+        kinds = (
+            ("mean", "reference")
+            if each.column.startswith("label_churn")
+            else ("median", "mean", "reference")
+        )
+        for kind in kinds:
             if kind == "reference":
                 cells = [_as(each.kind, expected[name], exact=True) for name in reference.SEGMENTS]
             else:
                 cells = [_as(each.kind, compared[each.column][name][kind]) for name in reference.SEGMENTS]
-            rows.append((each.title if kind == "median" else "", kind, *cells))
+            rows.append((each.title if kind == kinds[0] else "", kind, *cells))
     return Section(
         "Segments",
         "segments",
@@ -320,9 +341,9 @@ def segments(sources: Sources) -> Section:
             ),
             Heading("What customers of each segment look like"),
             Paragraph(
-                "The reference figures read as typical customers rather than means, so the median stands first. "
-                "The median of a 0/1 label is the outcome of most. Customers before their first session are left "
-                "out: several of these columns are placeholders for them."
+                "The reference figures read as typical customers rather than means, so the median stands "
+                "first. Customers before their first session are left out: several of these columns are "
+                "placeholders for them."
             ),
             table(("figure", "", *_SEGMENT_TITLES.values()), "llrrrr", rows),
         ),
@@ -354,7 +375,16 @@ def labels(sources: Sources) -> Section:
         "labels",
         (
             table(
-                ("label", "here", "not yet lapsed", "reference", "records", "std. deviation", "least", "greatest"),
+                (
+                    "label",
+                    "here",
+                    "not yet lapsed",
+                    "reference",
+                    "records",
+                    "std. deviation",
+                    "least",
+                    "greatest",
+                ),
                 "lrrrrrrr",
                 [
                     (
@@ -371,8 +401,8 @@ def labels(sources: Sources) -> Section:
                 ],
             ),
             Paragraph(
-                "First-session success is known only of snapshots in the two weeks before a first session that was "
-                "rated within a week, so nobody of them has had a session that could lapse."
+                "First-session success is known only of snapshots in the two weeks before a first session "
+                "that was rated within a week, so nobody of them has had a session that could lapse."
             ),
         ),
     )
@@ -381,14 +411,15 @@ def labels(sources: Sources) -> Section:
 def example_customers(sources: Sources) -> Section:
     """A thriving and an at-risk customer with all there is about them."""
     examples = {
-        name: figures.example(sources.warehouse, name, sources.catalog.names) for name in ("thriving", "at_risk")
+        name: figures.example(sources.warehouse, name, sources.catalog.names)
+        for name in ("thriving", "at_risk")
     }
     titles = [_SEGMENT_TITLES[name] for name in examples]
     codes = figures.code_names(sources.warehouse)
     blocks: list[Block] = [
         Paragraph(
-            "The most typical thriving and the most typical at-risk customer of the last Monday whose labels are "
-            "all known: the one with the least sum of distances from the segment's medians (in standard "
+            "The most typical thriving and the most typical at-risk customer of the last Monday whose labels "
+            "are all known: the one with the least sum of distances from the segment's medians (in standard "
             "deviations) over the columns of the table above, outcomes included."
         )
     ]
@@ -418,7 +449,9 @@ def example_customers(sources: Sources) -> Section:
         blocks.append(Paragraph(NO_MODEL))
     elif not any(found and found.prediction for found in examples.values()):
         blocks.append(
-            Paragraph("That snapshot was not scored: predictions are made for snapshots after the training only.")
+            Paragraph(
+                "That snapshot was not scored: predictions are made for snapshots after the training only."
+            )
         )
     else:
         scored = ("model_version", *(spec.name for spec in SPECS), "health_tier")
@@ -440,8 +473,8 @@ def example_customers(sources: Sources) -> Section:
         )
         blocks.append(
             Paragraph(
-                "A reason's number is its effect on the log-odds of churn within 30 days. First-session success is "
-                "predicted before a first session only."
+                "A reason's number is its effect on the log-odds of churn within 30 days. First-session "
+                "success is predicted before a first session only."
             )
         )
     blocks.append(Heading(f"All {len(sources.catalog.features)} features"))
@@ -452,7 +485,9 @@ def example_customers(sources: Sources) -> Section:
             [
                 (
                     f"`{feature.name}`",
-                    *both(lambda found, name=feature.name: _feature(found.features.get(name), codes.get(name))),
+                    *both(
+                        lambda found, name=feature.name: _feature(found.features.get(name), codes.get(name))
+                    ),
                     feature.unit,
                     feature.description.replace("`", ""),
                 )
@@ -480,8 +515,8 @@ def churn_by_bands(sources: Sources) -> Section:
     """Churn within 30 days by bands of five features."""
     blocks: list[Block] = [
         Paragraph(
-            "Share that churns within 30 days. The reference gives three numbers and otherwise words; a word has "
-            "no number to compare with, the order of the bands does."
+            "Share that churns within 30 days. The reference gives three numbers and otherwise words; a word "
+            "has no number to compare with, the order of the bands does."
         )
     ]
     images = []
@@ -496,12 +531,24 @@ def churn_by_bands(sources: Sources) -> Section:
     blocks += tables
     blocks.append(
         Paragraph(
-            "Velocity change is 7 days against 30: who simply had no session this week reads −100 %. Payment "
-            "success between 85 and 95 % hardly occurs within a month of a few payments; who is in that band mostly "
-            "had none in 30 days and carries the lifetime rate on."
+            "Velocity change is 7 days against 30: who had a session in the last 30 days and none in the "
+            "last 7 reads −100 %. Payment success without a payment in 30 days is that of all payments so "
+            f"far: in the band from 85 to 95 %, {percent(_without_payment(sources))} of the records have had "
+            "no successful payment for 30 days."
         )
     )
     return Section("What goes with churn", "churn", tuple(blocks))
+
+
+def _without_payment(sources: Sources) -> float | None:
+    return figures.one(
+        sources.warehouse,
+        """
+        select avg(cast(days_since_last_payment >= 30 as integer)) as share
+        from report_rows
+        where payment_success_rate_30d between 0.85 and 0.95
+        """,
+    )["share"]
 
 
 def _bands(
@@ -583,11 +630,15 @@ def correlations(sources: Sources) -> Section:
         "Correlations",
         "correlations",
         (
-            table(("", "with", "r, everyone", "r, had a session", "r, not yet lapsed", "reference"), "llrrrr", rows),
+            table(
+                ("", "with", "r, everyone", "r, had a session", "r, not yet lapsed", "reference"),
+                "llrrrr",
+                rows,
+            ),
             Paragraph(
-                "Before a first session, days since the last one is the placeholder 999 and tutor consistency is 0; "
-                "Pearson's r over everyone takes them for real. The third figure leaves these records out where "
-                "such a column is concerned."
+                "Before a first session, days since the last one is the placeholder 999 and tutor "
+                "consistency is 0; Pearson's r over everyone takes them for real. The third figure leaves "
+                "these records out where such a column is concerned."
             ),
         ),
     )
@@ -615,15 +666,16 @@ def quality_checks(sources: Sources) -> Section:
                 ],
             ),
             Paragraph(
-                f"`{quality.BROKEN}` would be a defect; `{quality.DIFFERS}` says that these customers are not the "
-                "reference's. The labels are computed a second time in plain Python from the accepted rows, for "
-                "customers drawn by a hash of their id, all snapshots of each; that rows are accepted or rejected "
-                "rightly is not checked here but by the tests, against a second implementation of the whole contract."
+                f"`{quality.BROKEN}` would be a defect; `{quality.DIFFERS}` says that these customers are "
+                "not the reference's. The labels are computed a second time in plain Python from the "
+                "accepted rows, for customers drawn by a hash of their id, all snapshots of each; that rows "
+                "are accepted or rejected rightly is not checked here but by the tests, against a second "
+                "implementation of the whole contract."
             ),
             Heading("Range of every feature"),
             Paragraph(
-                "Over every snapshot. The plausible range follows from the feature's unit (`dbt_project.yml`), and "
-                "a dbt test holds every build to it."
+                "Over every snapshot. The plausible range follows from the feature's unit "
+                "(`dbt_project.yml`), and a dbt test holds every build to it."
             ),
             table(
                 ("feature", "plausible from", "to", "least", "greatest", "nulls", "outside"),
@@ -681,21 +733,24 @@ def model_quality(sources: Sources) -> Section:
                     _figure(held_out, population, expected.figure),
                     _figure(held_out.get("baseline"), population, expected.figure),
                     _figure(held_out.get("best_possible"), population, expected.figure),
-                    f"{number(expected.low)}–{number(expected.high)}" if population == EVERYONE else "",
+                    f"{number(expected.low)}–{number(expected.high)}",
+                    _verdict(
+                        expected.figure, (held_out.get(population) or {}).get(expected.figure), expected
+                    ),
                 )
             )
-    head = ("model", "figure", "population", "rows", MODEL, BASELINE, BEST, "reference")
+    head = ("model", "figure", "population", "rows", MODEL, BASELINE, BEST, "reference", "")
     blocks: list[Block] = []
     if sources.judged is None or release is None:
-        blocks += [Paragraph(NO_MODEL), table(head, "lllrrrrr", headline)]
+        blocks += [Paragraph(NO_MODEL), table(head, "lllrrrrrl", headline)]
         return Section("What can be predicted, and how well", "models", tuple(blocks))
     blocks += [
         Paragraph(
-            f"Champion {release.model_version}, trained on data until {release.trained_until:%Y-%m-%d}. All of this "
-            "is on held-out rows: later weeks than anything that was learned from, and customers whom no model has "
-            "ever seen. The reference does not say on which rows its figures were measured."
+            f"Champion {release.model_version}. All of this is on held-out rows: customers whom no model has "
+            "ever seen, in weeks that begin after the last label that the model learned from was known. The "
+            "reference does not say on which rows its figures were measured."
         ),
-        table(head, "lllrrrrr", headline),
+        table(head, "lllrrrrrl", headline),
         Bullets(
             tuple(
                 f"{_MODEL_TITLES[spec.name]}: naive baseline is {held_out['described']}."
@@ -704,36 +759,74 @@ def model_quality(sources: Sources) -> Section:
             )
         ),
         Paragraph(
-            "Best possible is what the simulator's true probabilities reach on the same rows: nobody who sees the "
-            "tables alone can do better but by luck."
+            "Best possible is what the simulator's true probabilities reach on the same rows; who sees the "
+            "tables alone can hardly do better."
             if sources.has_truth
-            else "Nobody knows the best possible on these data: there is no simulator's truth to compare with."
+            else "The best possible is not known on these data: there is no simulator's truth."
         ),
         _verification(sources.judged),
+        Heading("The held-out rows"),
+        _held_out_rows(sources),
         Heading("All figures"),
         *(_all_figures(sources, kind) for kind in _SHOWN_FIGURES),
         Heading("Curves"),
         Paragraph(
-            "Precision and recall at every threshold; calibration in ten groups of equal count, where points on the "
-            "grey diagonal are probabilities that can be taken at their word."
+            "Precision and recall at every threshold; calibration in ten groups of equal count, where points "
+            "on the grey diagonal are probabilities that can be taken at their word."
         ),
         Plots(tuple(_curve_plots(sources.judged))),
     ]
     return Section("What can be predicted, and how well", "models", tuple(blocks))
 
 
+def _held_out_rows(sources: Sources) -> Table:
+    rows = []
+    for spec in _specs(sources):
+        blocks = sources.release.models[spec.name].held_out.get("blocks") or {}
+        weeks = [
+            f"{block['first_snapshot']} to {block['last_snapshot']}"
+            if (block := blocks.get(name))
+            else NOTHING
+            for name in ("fit", "choose", "report")
+        ]
+        held_out = blocks.get("report") or {}
+        rows.append(
+            (_MODEL_TITLES[spec.name], *weeks, count(held_out.get("rows")), count(held_out.get("customers")))
+        )
+    return table(
+        (
+            "model",
+            "weeks to fit on",
+            "weeks to choose with",
+            "held-out weeks",
+            "held-out rows",
+            "their customers",
+        ),
+        "llllrr",
+        rows,
+    )
+
+
+def _verdict(figure: str, reached: float | None, expected: QualityReference) -> str:
+    if reached is None:
+        return NOTHING
+    if expected.low <= reached <= expected.high:
+        return "inside"
+    return "better" if (reached > expected.high) == (figure in MORE_IS_BETTER) else "worse"
+
+
 def _verification(judged: Judged) -> Paragraph:
     verified = sum(each.verified for each in judged.models.values())
     differing = [f"{name}.{figure}" for name, each in judged.models.items() for figure in each.differing]
     text = (
-        f"The held-out rows were made again from this warehouse and predicted again for this report: {verified} of "
-        f"{verified + len(differing)} released figures came out equal."
+        "The held-out rows were made again from this warehouse and predicted again for this report: "
+        f"{verified} of {verified + len(differing)} released figures came out equal."
     )
     if differing:
         shown = ", ".join(f"`{name}`" for name in differing[:5]) + (" and more" if len(differing) > 5 else "")
         text += (
-            f" These did not: {shown}. Labels may change when late rows arrive after the training; the tables show "
-            "the released figures, the curves those of today."
+            f" These did not: {shown}. Labels may change when late rows arrive after the training; the "
+            "tables show the released figures, the curves those of today."
         )
     for name, reason in judged.missing.items():
         text += f" No curves of {name}: {reason.rstrip('.')}."
@@ -749,7 +842,11 @@ def _all_figures(sources: Sources, kind: str) -> Table:
         held_out = sources.release.models[spec.name].held_out
         populations = [EVERYONE] if spec.only_before_first_session else [EVERYONE, NOT_YET_LAPSED]
         for population in populations:
-            lines = ((MODEL, held_out), (BASELINE, held_out.get("baseline")), (BEST, held_out.get("best_possible")))
+            lines = (
+                (MODEL, held_out),
+                (BASELINE, held_out.get("baseline")),
+                (BEST, held_out.get("best_possible")),
+            )
             for by, source in lines:
                 if by == BEST and not source:
                     continue
@@ -839,8 +936,9 @@ def lift_and_gain(sources: Sources) -> Section:
         "lift",
         (
             Paragraph(
-                "If only a share of the customers can be called, those with the highest risk first: which share of all "
-                "who churn is among them (gain), and how many times as many as among as many customers drawn blindly (lift)."
+                "If only a share of the customers can be called, those with the highest risk first: which "
+                "share of all who churn is among them (gain), and how many times as many as among as many "
+                "customers drawn blindly (lift)."
             ),
             table(
                 (
@@ -887,17 +985,20 @@ _SHOWN_FEATURES = 20
 def feature_importance(sources: Sources) -> Section:
     """Gain and mean |SHAP| beside the expected ten."""
     if sources.judged is None or CHURN not in sources.judged.release.models:
-        rows = [(f"`{name}`", count(rank), *[NOTHING] * 4) for rank, name in _ranked_expected()]
-        expected = table(_EXPECTED_HEADER, "lrrrrr", rows)
+        rows = [(f"`{name}`", count(rank), *[NOTHING] * 5) for rank, name in _ranked_expected()]
+        expected = table(_EXPECTED_HEADER, "lrrrrrr", rows)
         return Section("Which features matter", "features", (Paragraph(NO_MODEL), expected))
     found, sampled = models.feature_importance(sources.judged)
     by_gain = {
-        each.name: rank for rank, each in enumerate(sorted(found, key=lambda each: (-each.gain, each.name)), 1)
+        each.name: rank
+        for rank, each in enumerate(sorted(found, key=lambda each: (-each.gain, each.name)), 1)
     }
     by_shap = {each.name: rank for rank, each in enumerate(found, 1)}
     named = {each.name: each for each in found}
     first = [each for each in found if each.shap > 0 or each.gain > 0][:_SHOWN_FEATURES]
-    hits = sum(each.name in reference.IMPORTANT_FEATURES for each in found[: len(reference.IMPORTANT_FEATURES)])
+    hits = sum(
+        each.name in reference.IMPORTANT_FEATURES for each in found[: len(reference.IMPORTANT_FEATURES)]
+    )
     expected_rows = []
     for rank, name in _ranked_expected():
         each = named.get(name)
@@ -907,6 +1008,11 @@ def feature_importance(sources: Sources) -> Section:
                 count(rank),
                 count(by_shap.get(name)),
                 count(by_gain.get(name)),
+                count(
+                    min(
+                        (rank for other, rank in by_shap.items() if _kind(other) == _kind(name)), default=None
+                    )
+                ),
                 number(each.shap if each else None, 3),
                 percent(each.gain if each else None),
             )
@@ -919,18 +1025,20 @@ def feature_importance(sources: Sources) -> Section:
         "features",
         (
             Paragraph(
-                f"Of the 30-day churn model. Gain is a feature's share of what the trees' splits gained in training; mean "
-                f"|SHAP| is how far it moves a prediction, in log-odds, over {count(sampled)} held-out rows. "
-                f"{hits} of the expected ten are among the first ten by mean |SHAP|."
+                "Of the 30-day churn model. Gain is a feature's share of what the trees' splits gained in "
+                f"training; mean |SHAP| is how far it moves a prediction, in log-odds, over {count(sampled)} "
+                f"held-out rows. Among the first ten by mean |SHAP| are {hits} of the expected ten."
             ),
             Heading("The expected ten"),
-            table(_EXPECTED_HEADER, "lrrrrr", expected_rows),
+            table(_EXPECTED_HEADER, "lrrrrrr", expected_rows),
             Heading("What the model found"),
             Plots(
                 (
                     Plot(
                         "importance",
-                        "Mean |SHAP| of the first features: " + ", ".join(each.name for each in first[:15]) + ".",
+                        "Mean |SHAP| of the first features: "
+                        + ", ".join(each.name for each in first[:15])
+                        + ".",
                         svg,
                     ),
                 )
@@ -951,15 +1059,28 @@ def feature_importance(sources: Sources) -> Section:
                 ],
             ),
             Paragraph(
-                "Features that say nearly the same share their importance by chance of the draw: sessions counted in 7, "
-                "14 and 30 days, the same as weekly frequencies, active days. A group matters; which of its members "
-                "leads does not."
+                "Features that say nearly the same share their importance among them: sessions counted over "
+                "7, 14 and 30 days, the same as weekly frequencies, active days. That such a group matters "
+                "is a finding; which of its members leads is mostly chance."
             ),
         ),
     )
 
 
-_EXPECTED_HEADER = ("feature", "expected rank", "rank by |SHAP|", "rank by gain", "mean |SHAP|", "share of gain")
+_EXPECTED_HEADER = (
+    "feature",
+    "expected rank",
+    "rank by |SHAP|",
+    "rank by gain",
+    "best rank of any window",
+    "mean |SHAP|",
+    "share of gain",
+)
+
+
+def _kind(name: str) -> str:
+    """A feature without its window: what is counted, whatever the number of days."""
+    return re.sub(r"_\d+d$", "", name)
 
 
 def _ranked_expected() -> Iterable[tuple[int, str]]:
@@ -967,7 +1088,7 @@ def _ranked_expected() -> Iterable[tuple[int, str]]:
 
 
 def _expected_rank(name: str) -> int | None:
-    return dict((feature, rank) for rank, feature in _ranked_expected()).get(name)
+    return {feature: rank for rank, feature in _ranked_expected()}.get(name)
 
 
 def stability(sources: Sources) -> Section:
@@ -978,13 +1099,13 @@ def stability(sources: Sources) -> Section:
     subjects = figures.code_names(sources.warehouse).get("primary_subject", {})
     blocks: list[Block] = [
         Paragraph(
-            f"The 30-day churn model, group by group. A group of fewer than {models.LEAST_GROUP} rows gets no figures; "
-            "one of a few hundred rows, a few dozen customers, still moves by chance."
+            f"The 30-day churn model, group by group. A group of fewer than {models.LEAST_GROUP} rows gets "
+            "no figures; one of a few hundred rows, a few dozen customers, still moves by chance."
         ),
         Heading("By month"),
         Paragraph(
-            "Customers whom no model has seen, in every month. The last column says whether the month's weeks are "
-            "also later than anything learned from; those before show the seasons, not the future."
+            "Customers whom no model has seen, in every month. The last column says whether the month's "
+            "weeks are also later than anything learned from; those before show the seasons, not the future."
         ),
     ]
     if months:
@@ -1038,8 +1159,9 @@ def market(sources: Sources) -> Section:
     weeks = figures.weekly_activity(sources.warehouse)
     blocks: list[Block] = [
         Paragraph(
-            "The reference names three gaps: no market-wide supply and demand, no cohort patterns, no seasonality. "
-            "Here they are tables (`marts.market_supply_demand`, `marts.cohort_retention`) and weekly snapshots."
+            "The reference names three gaps: no market-wide supply and demand, no cohort patterns, no "
+            "seasonality. Here they are tables (`marts.market_supply_demand`, `marts.cohort_retention`) and "
+            "weekly snapshots."
         )
     ]
     if weeks:
@@ -1097,8 +1219,8 @@ def limits(sources: Sources) -> Section:
         Heading("Where the reference disagrees with the definitions"),
         Bullets(tuple(_disagreements(sources))),
         Paragraph(
-            "The reference's own averages put into the health index (weights of `seeds/health_score_weights.csv`), "
-            "beside the health score that it gives:"
+            "The reference's own averages put into the health index (weights of "
+            "`seeds/health_score_weights.csv`), beside the health score that it gives:"
         ),
         _reference_index(sources),
         Heading("What these figures cannot say"),
@@ -1122,23 +1244,23 @@ def _disagreements(sources: Sources) -> Iterable[str]:
     )["share"]
     segment, label = reference.SEGMENT_SHARES["churned"], reference.LABELS["label_churn_risk_14d"]
     yield (
-        f"High churn risk within 14 days ({percent(label)}) is given as no more than the share of the churned segment "
-        f"({percent(segment)}). By definition nearly everyone in that segment has the label (here {percent(churned)} of "
-        "them), and those who are about to leave come on top, so both figures cannot hold at once."
+        f"High churn risk within 14 days ({percent(label)}) is given as no more than the share of the "
+        f"churned segment ({percent(segment)}). By definition nearly everyone in that segment has the label "
+        f"(here {percent(churned)} of them), and those who are about to leave come on top, so both figures "
+        "cannot hold at once."
     )
     bands = ", ".join(band.words for band in reference.INBOUND_CALLS.bands)
     yield (
-        f"Churn by inbound calls ({bands}) repeats the figures of the segments thriving, healthy and at-risk. Who has "
-        f"left does not call any more: here {percent(calls)} of the records without a call have lapsed already, "
-        "so zero calls cannot mean low risk for everyone. Among those not yet lapsed it does mean lower risk; the same "
-        "holds for the correlation of calls with churn."
+        f"Churn by inbound calls ({bands}) repeats the figures of the segments thriving, healthy and "
+        f"at-risk. Who has left does not call any more: here {percent(calls)} of the records without a call "
+        "have lapsed already, and count as churned although nobody called. The tables above therefore show "
+        "those not yet lapsed as well."
     )
     yield (
-        "A simulated customer's calls, payments and ratings come from behaviour, with chance in each; correlations as "
-        "high as the reference's would need most of the chance removed."
+        "The simulator is calibrated towards the reference by how customers behave, never by writing a "
+        "feature or a label; where a figure stays off, that is how near this behaviour comes."
         if sources.has_truth
-        else "The reference describes another marketplace than these customers: its figures are for comparison, not "
-        "a goal."
+        else "The reference describes another marketplace: its figures are a comparison here, not a goal."
     )
     yield "`docs/decisions.md` says how each definition is read where the specification leaves room."
 
@@ -1173,48 +1295,42 @@ def _reference_index(sources: Sources) -> Table:
 def _cannot(sources: Sources) -> Iterable[str]:
     if sources.has_truth:
         yield (
-            "The customers are simulated. That the models come near the best possible shows that the pipeline "
-            "loses little of what can be known; it says nothing about how predictable real customers are."
+            "The customers are simulated. That the models come near the best possible shows that the "
+            "pipeline loses little of what can be known; it says nothing about how predictable real "
+            "customers are."
         )
     yield (
-        "Records of one customer in neighbouring weeks are nearly copies: the data hold as much as their customers, "
-        "not as their records, and figures of small groups vary more than their row counts suggest."
+        "Records of one customer in neighbouring weeks are nearly copies: the data hold as much as their "
+        "customers, not as their records, and figures of small groups vary more than their row counts "
+        "suggest."
     )
     held_out = sources.judged.models.get(CHURN) if sources.judged else None
     if held_out is not None:
         block = held_out.plan.blocks.report
         customers = len(set(held_out.examples.customer_ids.tolist()))
         yield (
-            f"The held-out block of the churn models covers {count(customers)} customers and the weeks from {block.first} "
-            f"to {block.last}: one part of one year. How the model does on unseen customers in other seasons is under "
-            "Stability, but there it had seen other customers of the same weeks."
+            f"The held-out block of the churn models covers {count(customers)} customers and the weeks from "
+            f"{block.first} to {block.last}: one part of one year. How the model does on unseen customers in "
+            "other seasons is under Stability, but there it had seen other customers of the same weeks."
         )
     first = sources.judged.models.get("first_session_success") if sources.judged else None
     if first is not None and len(first.examples):
-        always = max(first.examples.labels.mean(), 1 - first.examples.labels.mean())
-        expected = REFERENCES["first_session_success"]
+        always = float(max(first.examples.labels.mean(), 1 - first.examples.labels.mean()))
+        accuracy = probability_figures(first.examples.labels, first.predictions[MODEL])["accuracy"]
+        margin = 1.96 * (accuracy * (1 - accuracy) / len(first.examples)) ** 0.5
         yield (
-            f"First sessions are few ({count(len(first.examples))} held-out rows), and guessing the commoner outcome is right "
-            f"in {percent(float(always))}; the tutor's rating explains most of what can be known in advance, so an accuracy of "
-            f"{number(expected.low)}–{number(expected.high)} is out of reach on these data."
-            if _accuracy(sources) is not None and _accuracy(sources) < expected.low
-            else f"First sessions are few: {count(len(first.examples))} held-out rows."
+            f"First sessions are few: on {count(len(first.examples))} held-out rows an accuracy of "
+            f"{number(accuracy, 3)} is known to about ±{number(margin, 3)} only. Always guessing the "
+            f"commoner outcome is right in {percent(always)}."
         )
     yield (
-        f"A churn label is known {30 + int(sources.variables['lapse_days'])} days after its snapshot, so the newest "
-        "weeks are in no figure about outcomes."
+        f"A churn label is known {30 + int(sources.variables['lapse_days'])} days after its snapshot, so the "
+        "newest weeks are in no figure about outcomes."
     )
     yield (
-        "These are associations. That customers with many calls leave more often does not mean that fewer calls "
-        "would keep them; whom an intervention helps takes an experiment to learn."
+        "These are associations. That customers with many calls leave more often does not mean that fewer "
+        "calls would keep them; whom an intervention helps takes an experiment to learn."
     )
-
-
-def _accuracy(sources: Sources) -> float | None:
-    release = sources.release
-    if release is None or "first_session_success" not in release.models:
-        return None
-    return (release.models["first_session_success"].held_out.get(EVERYONE) or {}).get("accuracy")
 
 
 def _points(share: float | None, expected: float) -> str:

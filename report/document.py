@@ -47,7 +47,9 @@ class Table(Block):
     def __post_init__(self) -> None:
         wrong = [row for row in (self.header, *self.rows) if len(row) != len(self.align)]
         if wrong:
-            raise ValueError(f"A row of {len(wrong[0])} cells does not fit {len(self.align)} columns: {wrong[0]}")
+            raise ValueError(
+                f"A row of {len(wrong[0])} cells does not fit {len(self.align)} columns: {wrong[0]}"
+            )
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,7 @@ def open_warehouse(path: Path) -> duckdb.DuckDBPyConnection:
     try:
         warehouse = duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:
-        raise ReportError(
-            f"The warehouse {path} cannot be opened: {str(error).splitlines()[0]}"
-        ) from error
+        raise ReportError(f"The warehouse {path} cannot be opened: {str(error).splitlines()[0]}") from error
     try:
         warehouse.execute("set TimeZone = 'UTC'")
         warehouse.execute(f"create temporary table report_rows as {REPORT_ROWS}")
@@ -165,9 +163,7 @@ def _file_sizes(directory: Path) -> list[int] | None:
 
 def segment_mix(warehouse: duckdb.DuckDBPyConnection) -> dict[str, float | None]:
     """{segment: its share of the rows}, 0 for a segment without rows; None without any rows."""
-    counted = dict(
-        warehouse.execute("select segment, count(*) from report_rows group by segment").fetchall()
-    )
+    counted = dict(warehouse.execute("select segment, count(*) from report_rows group by segment").fetchall())
     total = sum(counted.values())
     return {name: counted.get(name, 0) / total if total else None for name in reference.SEGMENTS}
 
@@ -345,9 +341,7 @@ class Example:
 _TYPICAL_BY = tuple(figure.column for figure in reference.SEGMENT_FIGURES)
 
 
-def example(
-    warehouse: duckdb.DuckDBPyConnection, segment: str, names: Sequence[str]
-) -> Example | None:
+def example(warehouse: duckdb.DuckDBPyConnection, segment: str, names: Sequence[str]) -> Example | None:
     """The most typical customer of a segment at the last snapshot with all labels; None without any.
 
     Most typical: least sum of distances from the segment's medians, each in units of the column's standard

@@ -78,9 +78,7 @@ def compare_labels(
     compared, not_null, differing = Counter(), Counter(), Counter()
     for values in result.fetchall():
         row = dict(zip(names, values, strict=True))
-        again = labels(
-            histories[row["customer_id"]], row["feature_timestamp"], as_of, variables, weights
-        )
+        again = labels(histories[row["customer_id"]], row["feature_timestamp"], as_of, variables, weights)
         for name, value in again.items():
             compared[name] += 1
             not_null[name] += row[name] is not None

@@ -19,7 +19,7 @@ import pyarrow as pa
 from sklearn.metrics import precision_recall_curve
 
 from feature_repo.catalog import load_catalog
-from scoring.release import Release, ReleasedModel, in_order
+from scoring.release import Release, ReleasedModel
 from training.baselines import guess
 from training.dataset import (
     Examples,
@@ -34,7 +34,7 @@ from training.dataset import (
 from training.errors import TrainingError
 from training.evaluation import figures_by_population, predict_by_name, predict_in_order
 from training.fit import importance
-from training.metrics import amount_figures, probability_figures
+from training.metrics import probability_figures
 from training.models import EVERYONE, NOT_YET_LAPSED, SPECS, ModelSpec
 from training.split import FIT, REPORT, customer_groups
 
@@ -104,9 +104,7 @@ def judge(warehouse: duckdb.DuckDBPyConnection, release: Release, raw_dir: Path)
         except TrainingError as error:
             missing[spec.name] = str(error)
     examples = retrieve_examples(labelled, list(plans.values()), retrieve)
-    judged = {
-        name: _judge_one(release, each, examples[name], raw_dir) for name, each in plans.items()
-    }
+    judged = {name: _judge_one(release, each, examples[name], raw_dir) for name, each in plans.items()}
     return Judged(release, judged, missing, labelled, retrieve)
 
 
@@ -159,9 +157,7 @@ def _judge_one(release: Release, planned: Plan, examples: Examples, raw_dir: Pat
     }
     if BEST in predictions:
         known = ~np.isnan(predictions[BEST])
-        again["best_possible"] = figures_by_population(
-            spec, reporting.take(known), predictions[BEST][known]
-        )
+        again["best_possible"] = figures_by_population(spec, reporting.take(known), predictions[BEST][known])
     verified, differing = _compare(model.held_out, again)
     if differing:
         log.warning("%s: released figures that did not come out again: %s", spec.name, ", ".join(differing))
@@ -217,7 +213,7 @@ def precision_recall(held_out: HeldOut, population: str) -> list[Curve]:
 
 
 def calibration(held_out: HeldOut, population: str) -> list[Curve]:
-    """Share of ones by mean prediction, in ten groups of equal count (as training.metrics counts the error)."""
+    """Share of ones by mean prediction, in ten groups of equal count (as the calibration error is)."""
     curves = []
     for by, labels, predictions in _lines(held_out, population):
         groups = _equal_groups(predictions)

@@ -49,20 +49,36 @@ _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-seri
 
 
 def paired_bars(
-    name: str, title: str, names: Sequence[str], ours: Sequence[float | None], reference: Sequence[float | None]
+    name: str,
+    title: str,
+    names: Sequence[str],
+    ours: Sequence[float | None],
+    reference: Sequence[float | None],
 ) -> str:
     """Shares beside their reference, a pair of bars a name; what is None is left out."""
     with _axes(name, title) as (figure, axes):
         places = np.arange(len(names))
-        for offset, values, color, label in ((-0.2, ours, OURS, "here"), (0.2, reference, REFERENCE, "reference")):
-            shown = [(place + offset, value) for place, value in zip(places, values, strict=True) if value is not None]
+        for offset, values, color, label in (
+            (-0.2, ours, OURS, "here"),
+            (0.2, reference, REFERENCE, "reference"),
+        ):
+            shown = [
+                (place + offset, value)
+                for place, value in zip(places, values, strict=True)
+                if value is not None
+            ]
             if not shown:
                 continue
             x, heights = zip(*shown, strict=True)
             axes.bar(x, heights, width=0.38, color=color, label=label)
             for place, height in shown:
                 axes.annotate(
-                    f"{100 * height:.0f}", (place, height), ha="center", va="bottom", fontsize=8, color="#222222"
+                    f"{100 * height:.0f}",
+                    (place, height),
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                    color="#222222",
                 )
         axes.set_xticks(places, names)
         axes.yaxis.set_major_formatter(_PERCENT)
@@ -73,7 +89,14 @@ def paired_bars(
 
 
 def curves(
-    name: str, title: str, lines: Sequence[Curve], x: str, y: str, *, diagonal: bool = False, marked: bool = False
+    name: str,
+    title: str,
+    lines: Sequence[Curve],
+    x: str,
+    y: str,
+    *,
+    diagonal: bool = False,
+    marked: bool = False,
 ) -> str:
     """Lines of MODEL, BASELINE and BEST over shares from 0 to 100 %."""
     with _axes(name, title) as (figure, axes):
@@ -117,7 +140,10 @@ def importances(name: str, title: str, features: Sequence[Importance], expected:
         axes.invert_yaxis()
         axes.set_xlabel("mean |SHAP|, log-odds")
         axes.legend(
-            handles=[Patch(color=REFERENCE, label="among the expected ten"), Patch(color=OURS, label="others")],
+            handles=[
+                Patch(color=REFERENCE, label="among the expected ten"),
+                Patch(color=OURS, label="others"),
+            ],
             loc="lower right",
         )
         return _svg(figure, name)
@@ -173,7 +199,9 @@ _FONT_FAMILY = re.compile(r"'DejaVu Sans'(, sans-serif)?")
 
 def _svg(figure: Any, name: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # no XML head: the same text is a file and a part of a page
     text = _METADATA.sub("", text)

@@ -24,7 +24,7 @@ _LONG_CELL = 50
 
 
 def files(document: Document) -> dict[str, str]:
-    """The files of the report, name → text: one HTML page with everything inside, Markdown with its images."""
+    """The files of the report, name → text: one HTML page with all inside, Markdown with images."""
     names = [plot.name for plot in document.plots]
     if len(set(names)) != len(names):
         raise ValueError("Two plots of the report share a name.")
@@ -94,7 +94,8 @@ def _foreign(output: Path) -> str | None:
         return "no directory but a file"
     ours = (HTML, MARKDOWN)
     return next(
-        (path.name for path in sorted(output.iterdir()) if path.name not in ours and path.suffix != ".svg"), None
+        (path.name for path in sorted(output.iterdir()) if path.name not in ours and path.suffix != ".svg"),
+        None,
     )
 
 
@@ -102,7 +103,8 @@ def _inline(text: str) -> Markup:
     """Text for HTML, `code` marked up."""
     parts = _CODE.split(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
     )
 
 
@@ -115,15 +117,16 @@ def _class_of(place: int, block: Table, cell: str = "") -> Markup:
 def _image(plot: Plot) -> Markup:
     """The image as a part of the page. HTML needs no namespaces, so the page holds no address at all."""
     opening, rest = plot.svg.split(">", 1)
-    label = Markup(' role="img" aria-label="{}"').format(plot.alternative)
-    return Markup(_NAMESPACES.sub("", opening) + label + ">" + rest)
+    label = f' role="img" aria-label="{escape(plot.alternative)}"'
+    return Markup(f"{_NAMESPACES.sub('', opening)}{label}>{rest}")
 
 
 def _plain(text: str) -> str:
     """Text for Markdown: what would be markup there stays as it is read."""
     parts = _CODE.split(text)
     return "".join(
-        f"`{part}`" if place % 2 else re.sub(r"([\\*_<>|\[\]])", r"\\\1", part) for place, part in enumerate(parts)
+        f"`{part}`" if place % 2 else re.sub(r"([\\*<>|\[\]])", r"\\\1", part)
+        for place, part in enumerate(parts)
     )
 
 

@@ -324,6 +324,6 @@ def print_report(directory: Path, start: date, end: date, rows: dict[str, int]) 
     shown.add_column("figure")
     shown.add_column("achieved", justify="right")
     shown.add_column("reference", justify="right")
-    for name, reference in REFERENCE.items():
-        shown.add_row(name, figures.values.get(name, NOTHING), reference)
+    for name, expected in REFERENCE.items():
+        shown.add_row(name, figures.values.get(name, NOTHING), expected)
     console.print(shown)
