@@ -58,32 +58,21 @@ def paired_bars(
     """Shares beside their reference, a pair of bars a name; what is None is left out."""
     with _axes(name, title) as (figure, axes):
         places = np.arange(len(names))
-        for offset, values, color, label in (
-            (-0.2, ours, OURS, "here"),
-            (0.2, reference, REFERENCE, "reference"),
-        ):
-            shown = [
-                (place + offset, value)
-                for place, value in zip(places, values, strict=True)
-                if value is not None
-            ]
+        paired = any(value is not None for value in reference)
+        sides = [(-0.2, 0.38, ours, OURS, "here"), (0.2, 0.38, reference, REFERENCE, "reference")]
+        for offset, width, values, color, label in sides if paired else [(0, 0.6, *sides[0][2:])]:
+            shown = [(x + offset, y) for x, y in zip(places, values, strict=True) if y is not None]
             if not shown:
                 continue
             x, heights = zip(*shown, strict=True)
-            axes.bar(x, heights, width=0.38, color=color, label=label)
+            axes.bar(x, heights, width=width, color=color, label=label)
             for place, height in shown:
-                axes.annotate(
-                    f"{100 * height:.0f}",
-                    (place, height),
-                    ha="center",
-                    va="bottom",
-                    fontsize=8,
-                    color="#222222",
-                )
+                axes.annotate(f"{100 * height:.0f}", (place, height), ha="center", va="bottom", fontsize=8)
         axes.set_xticks(places, names)
         axes.yaxis.set_major_formatter(_PERCENT)
         axes.margins(y=0.12)
-        if any(value is not None for value in reference):
+        axes.set_ylim(bottom=0)
+        if paired:
             axes.legend()
         return _svg(figure, name)
 

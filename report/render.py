@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 HTML, MARKDOWN = "report.html", "report.md"
 _CODE = re.compile(r"`([^`]+)`")
 _NAMESPACES = re.compile(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"')
-_LONG_CELL = 50
+# A cell of more characters may break into lines.
+_LONG_CELL = 30
 
 
 def files(document: Document) -> dict[str, str]:

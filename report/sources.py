@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from feature_repo.catalog import load_catalog
+import duckdb
+
+from feature_repo.catalog import FeatureCatalog, load_catalog
 from report import models, quality
-from report.content import Sources
 from report.figures import open_warehouse
-from scoring.release import read_champion
+from report.models import Judged
+from scoring.release import Release, read_champion
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that a report is made from. `judged` is None when no model was ever trained."""
+
+    warehouse: duckdb.DuckDBPyConnection
+    catalog: FeatureCatalog
+    variables: Mapping[str, Any]
+    raw_dir: Path
+    exports_dir: Path
+    judged: Judged | None
+    has_truth: bool
+    checks: Sequence[quality.Check]
+    ranges: Sequence[quality.Range]
+
+    @property
+    def release(self) -> Release | None:
+        """The champion."""
+        return None if self.judged is None else self.judged.release
+
+    @property
+    def active(self) -> str:
+        """The SQL condition of not yet lapsed."""
+        return f"days_since_last_session < {int(self.variables['lapse_days'])}"
 
 
 @contextmanager
