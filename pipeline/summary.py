@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import duckdb
 from rich.console import Console
 from rich.table import Table
 
 from feature_repo.paths import warehouse_path
-from simulator.calibration import REFERENCE as DATA_REFERENCE
+from report import reference
+from report.document import number, percent
+from report.figures import label_statistics, open_warehouse, segment_mix
 from training.reference import REFERENCES as MODEL_REFERENCES
 
 RELATIONS = (
@@ -21,52 +24,21 @@ RELATIONS = (
     "marts.customer_health_current",
     "quarantine.rejected_rows",
 )
-
-# The last year alone: the reference describes customers of a running marketplace, not of its first months.
-_TRAINING_DATA = """
-with recent as (
-    select * from labels.customer_labels
-    where
-        dayofweek(feature_timestamp) = 1
-        and feature_timestamp > (select max(feature_timestamp) - interval 1 year from labels.customer_labels)
-)
-
-select
-    100 * avg(cast(segment = 'thriving' as integer)),
-    100 * avg(cast(segment = 'healthy' as integer)),
-    100 * avg(cast(segment = 'at_risk' as integer)),
-    100 * avg(cast(segment = 'churned' as integer)),
-    100 * avg(label_churn_risk_14d),
-    100 * avg(label_churn_risk_30d),
-    avg(label_health_score),
-    avg(label_session_velocity),
-    100 * avg(label_first_session_success)
-from recent
-"""
-_TRAINING_DATA_FIGURES = (
-    ("segment thriving", "{:.1f} %"),
-    ("segment healthy", "{:.1f} %"),
-    ("segment at risk", "{:.1f} %"),
-    ("segment churned", "{:.1f} %"),
-    ("label churn 14 days", "{:.1f} %"),
-    ("label churn 30 days", "{:.1f} %"),
-    ("label health score", "{:.1f}"),
-    ("label sessions a week", "{:.2f}"),
-    ("first-session success", "{:.1f} %"),
-)
+# The other labels are shares.
+_LABEL_FORMS = {"label_health_score": partial(number, digits=1), "label_session_velocity": number}
 
 
 def show_summary(console: Console) -> None:
-    """Print the state of the warehouse at WAREHOUSE_PATH. Raises duckdb.Error when it cannot be read."""
-    with duckdb.connect(str(warehouse_path()), read_only=True) as connection:
+    """Print the state of the warehouse at WAREHOUSE_PATH. Raises ReportError when it cannot be read."""
+    with open_warehouse(warehouse_path()) as connection:
         console.print(_relations(connection))
         console.print(_tiers(connection))
         console.print(_training_data(connection))
         console.print(_model_quality(connection))
     console.print(
-        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. README.md has a "
-        "query for each table, the look-up of a customer online, and how to bring your own data; "
-        "docs/decisions.md says why each definition is as it is.",
+        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. `make report` "
+        "shows data and models in full. README.md has a query for each table, the look-up of a customer online, and "
+        "how to bring your own data; docs/decisions.md says why each definition is as it is.",
         highlight=False,
     )
 
@@ -98,10 +70,12 @@ def _tiers(connection: duckdb.DuckDBPyConnection) -> Table:
 
 
 def _training_data(connection: duckdb.DuckDBPyConnection) -> Table:
-    table = Table("figure", "achieved", "reference", title="Training data: Mondays of the last year")
-    values = connection.execute(_TRAINING_DATA).fetchall()[0]
-    for (name, form), value in zip(_TRAINING_DATA_FIGURES, values, strict=True):
-        table.add_row(name, form.format(value) if value is not None else "–", DATA_REFERENCE[name])
+    table = Table("figure", "achieved", "reference", title="Training data: the last year of known outcomes")
+    for segment, share in segment_mix(connection).items():
+        table.add_row(f"segment {segment}", percent(share), percent(reference.SEGMENT_SHARES[segment]))
+    for label, found in label_statistics(connection).items():
+        shown = _LABEL_FORMS.get(label, percent)
+        table.add_row(label, shown(found["mean"]), shown(reference.LABELS[label]))
     return table
 
 
@@ -116,13 +90,13 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
     if not champion:
         return table
     held_out = json.loads(champion[0][0])
-    for name, reference in MODEL_REFERENCES.items():
+    for name, expected in MODEL_REFERENCES.items():
         figures = held_out[name]
         table.add_row(
             name,
-            reference.figure,
+            expected.figure,
             *(
-                _figure(source, population, reference.figure)
+                _figure(source, population, expected.figure)
                 for source, population in (
                     (figures, "everyone"),
                     (figures, "not_yet_lapsed"),
@@ -130,7 +104,7 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
                     (figures.get("best_possible"), "everyone"),
                 )
             ),
-            f"{reference.low:g}–{reference.high:g}",
+            f"{expected.low:g}–{expected.high:g}",
         )
     return table
 

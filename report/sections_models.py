@@ -333,14 +333,14 @@ def feature_importance(sources: Sources) -> Section:
             (
                 f"`{name}`",
                 count(rank),
-                count(by_shap.get(name)),
+                count(by_shap.get(name) if sampled else None),
                 count(by_gain.get(name)),
                 count(
                     min(
                         (rank for other, rank in by_shap.items() if _kind(other) == _kind(name)), default=None
                     )
                 ),
-                number(each.shap if each else None, 3),
+                number(each.shap if each and sampled else None, 3),
                 percent(each.gain if each else None),
             )
         )
@@ -354,7 +354,7 @@ def feature_importance(sources: Sources) -> Section:
             Paragraph(
                 "Of the 30-day churn model. Gain is a feature's share of what the trees' splits gained in "
                 f"training; mean |SHAP| is how far it moves a prediction, in log-odds, over {count(sampled)} "
-                f"held-out rows. Among the first ten by mean |SHAP| are {hits} of the expected ten."
+                f"held-out rows. Among the first ten here are {hits} of the expected ten."
             ),
             Heading("The expected ten"),
             table(_EXPECTED_HEADER, "lrrrrrr", expected_rows),
@@ -377,7 +377,7 @@ def feature_importance(sources: Sources) -> Section:
                     (
                         count(rank),
                         f"`{each.name}`",
-                        number(each.shap, 3),
+                        number(each.shap if sampled else None, 3),
                         percent(each.gain),
                         count(by_gain[each.name]),
                         count(_expected_rank(each.name)),
