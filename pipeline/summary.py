@@ -37,8 +37,8 @@ def show_summary(console: Console) -> None:
         console.print(_model_quality(connection))
     console.print(
         f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. `make report` "
-        "shows data and models in full. README.md has a query for each table, the look-up of a customer online, and "
-        "how to bring your own data; docs/decisions.md says why each definition is as it is.",
+        "shows data and models in full. README.md has a query for each table, the look-up of a customer "
+        "online, and how to bring your own data; docs/decisions.md says why each definition is as it is.",
         highlight=False,
     )
 

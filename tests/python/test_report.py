@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.catalog import load_catalog
-from report import content, figures, labels_again, models, quality, reference, render
+from report import content, figures, labels_again, models, quality, reference, render, sections_data
 from report.__main__ import main
-from report.document import NOTHING, count, number, percent
+from report.document import NOTHING, Paragraph, Table, count, number, percent
 from report.figures import ReportError, open_warehouse
 from report.names import NO_MODEL
 from report.sources import Sources, open_sources
@@ -35,7 +35,6 @@ from training.dataset import data_end_of
 from training.run import Settings, train
 
 CATALOG = load_catalog()
-EVERYTHING = ("+customer_features", "+customer_labels", "+rejection_summary", "model_versions+", "seeds")
 
 # Every figure of the reference, by the section that shows it.
 EXPECTED = {
@@ -115,24 +114,27 @@ def _make(folder: Path) -> None:
                     threads=1,
                 ),
             )
-        dbt_build(made.raw, folder, warehouse=made.trained, select=["model_versions+"], options=without_tests)
+        dbt_build(
+            made.raw,
+            folder,
+            warehouse=made.trained,
+            select=["model_versions", "customer_predictions"],
+            options=without_tests,
+        )
     finally:
         os.environ.pop("MODELS_DIR")
         if before is not None:
             os.environ["MODELS_DIR"] = before
 
 
-def files_of(
-    made: Made, warehouse: Path, raw: Path | None = None, exports: Path | None = None
-) -> dict[str, str]:
-    with sources_of(made, warehouse, raw, exports) as sources:
+def files_of(made: Made, warehouse: Path, raw: Path | None = None) -> dict[str, str]:
+    with sources_of(made, warehouse, raw) as sources:
         return render.files(content.write(sources, lambda _: None))
 
 
-def sources_of(made: Made, warehouse: Path, raw: Path | None = None, exports: Path | None = None):
+def sources_of(made: Made, warehouse: Path, raw: Path | None = None):
     models_dir = made.models if warehouse != made.untrained else made.folder / "none"
-    nowhere = made.folder / "nowhere"
-    return open_sources(warehouse, models_dir, raw or made.raw, exports or nowhere, lambda _: None)
+    return open_sources(warehouse, models_dir, raw or made.raw, made.folder / "exports", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -436,16 +438,18 @@ def test_raw_files_are_counted(files, made):
         assert 0 < sum(int(cell.replace(",", "")) for cell in found[table][3:]) <= versions
 
 
-def test_exported_files_are_shown_when_there_are_any(made, tmp_path, files):
+def test_exported_files_are_shown_when_there_are_any(sources, tmp_path, files):
     assert "python -m training export" in files["report.html"]
     entry = {"file": "train.jsonl", "rows": 6_543, "bytes": 12_345_678, "sha256": "ab" * 32}
     other = {"file": "train.parquet", "rows": 1, "bytes": 2, "sha256": "cd" * 32}
     (tmp_path / "manifest.json").write_text(json.dumps({"files": [entry, other]}))
-    text = files_of(made, made.untrained, exports=tmp_path)["report.html"]
-    rows = [row for row in Page(text).sections["files"] if isinstance(row, list)]
-    assert ["train.jsonl", "6,543", "12.3 MB", "abababababab", "7,000"] in rows
-    assert ["train.parquet", "1", "0.0 kB", "cdcdcdcdcdcd", NOTHING] in rows
-    assert "python -m training export" not in text
+    section = sections_data.files_and_sizes(replace(sources, exports_dir=tmp_path))
+    rows = [list(row) for block in section.blocks if isinstance(block, Table) for row in block.rows]
+    assert ["`train.jsonl`", "6,543", "12.3 MB", "abababababab", "7,000"] in rows
+    assert ["`train.parquet`", "1", "0.0 kB", "cdcdcdcdcdcd", NOTHING] in rows
+    assert not any(
+        "training export" in block.text for block in section.blocks if isinstance(block, Paragraph)
+    )
 
 
 def test_simulator_and_report_share_the_reference():
@@ -619,9 +623,11 @@ def test_without_a_model_the_data_part_is_whole(made, files):
 def test_without_the_raw_directory_or_the_truth(made, tmp_path, files):
     text = files_of(made, made.trained, raw=tmp_path)["report.html"]
     page = Page(text)
-    assert next(
-        row[:3] for row in page.sections["files"] if row[0] == "raw_calls"
-    ) == ["raw_calls", NOTHING, NOTHING]
+    assert next(row[:3] for row in page.sections["files"] if row[0] == "raw_calls") == [
+        "raw_calls",
+        NOTHING,
+        NOTHING,
+    ]
     assert "simulated" not in text
     # What was released stands; what needs the truth itself has gone.
     assert "released figures came out equal" in text
@@ -638,7 +644,8 @@ def test_real_data_may_lack_anything(made, tmp_path):
         "delete from features.customer_features where month(feature_timestamp) in (7, 8, 12)",
         "update features.customer_features set ib_call_count_14d = 0, primary_subject = -1",
     )
-    for text in (files_of(made, path)[name] for name in ("report.html", "report.md")):
+    written = files_of(made, path)
+    for text in (written["report.html"], written["report.md"]):
         assert not re.search(r"\b(nan|None)\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
         assert "There is no thriving customer on that day." in text
 
