@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from report import figures, plots, reference
+from report import figures, models, plots, reference
 from report.document import (
     Block,
     Bullets,
@@ -115,13 +115,20 @@ def _disagreements(sources: Sources) -> Iterable[str]:
         where ib_call_count_14d = 0
         """,
     )["share"]
-    segment, label = reference.SEGMENT_SHARES["churned"], reference.LABELS["label_churn_risk_14d"]
-    yield (
-        f"High churn risk within 14 days ({percent(label)}) is given as no more than the share of the "
-        f"churned segment ({percent(segment)}). By definition nearly everyone in that segment has the label "
-        f"(here {percent(churned)} of them), and those who are about to leave come on top, so both figures "
-        "cannot hold at once."
+    segment, label_14d, label_30d = (
+        reference.SEGMENT_SHARES["churned"],
+        reference.LABELS["label_churn_risk_14d"],
+        reference.LABELS["label_churn_risk_30d"],
     )
+    if churned is not None:
+        yield (
+            f"High churn risk within 14 days ({percent(label_14d)}) is no more than the share of the churned "
+            f"segment ({percent(segment)}), of whom by definition all have the label who do not come back in "
+            f"time: here {percent(churned)}. With as many of the reference's, "
+            f"{number(100 * (label_14d - churned * segment), 1)} points are left for everyone who is about "
+            f"to leave within 14 days, against {number(100 * (label_30d - label_14d), 1)} points more who "
+            "leave between day 14 and day 30. Leaving does not wait for day 14."
+        )
     bands = ", ".join(band.words for band in reference.INBOUND_CALLS.bands)
     yield (
         f"Churn by inbound calls ({bands}) repeats the figures of the segments thriving, healthy and "
@@ -186,6 +193,14 @@ def _cannot(sources: Sources) -> Iterable[str]:
             f"{block.first} to {block.last}: one part of one year. How the model does on unseen customers in "
             "other seasons is under Stability, but there it had seen other customers of the same weeks."
         )
+        known = [month for month in models.stability_by_month(sources.judged) if month.happened is not None]
+        worst = max(known, key=lambda month: abs(month.happened - month.predicted), default=None)
+        if worst is not None:
+            yield (
+                f"The month in which the 30-day churn model was furthest off is {worst.name}: "
+                f"{percent(worst.happened)} of unseen customers churned, {percent(worst.predicted)} were "
+                "predicted. Features look back; what the calendar brings next, they do not know."
+            )
     first = sources.judged.models.get("first_session_success") if sources.judged else None
     if first is not None and len(first.examples):
         always = float(max(first.examples.labels.mean(), 1 - first.examples.labels.mean()))

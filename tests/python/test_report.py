@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from report.sources import Sources, open_sources
 from scoring.release import read_champion
 from simulator.__main__ import main as simulate
 from simulator.calibration import REFERENCE
+from training import fit
 from training.dataset import data_end_of
 from training.run import Settings, train
 
@@ -93,9 +93,10 @@ def _make(folder: Path) -> None:
         simulate(["--customers=600", "--seed=5", *days, f"--out={made.raw}", "--no-report", "--quiet"]) == 0
     )
     without_tests = ("--exclude-resource-type", "test", "--exclude-resource-type", "unit_test")
-    before = os.environ.get("MODELS_DIR")
-    os.environ["MODELS_DIR"] = str(made.models)
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MODELS_DIR", str(made.models))
+        # Good models take longer, and nothing here asks how good they are.
+        patched.setattr(fit, "MOST_TREES", 60)
         dbt_build(made.raw, folder, select=["*"], options=without_tests)
         shutil.copy(made.trained, made.untrained)
         with duckdb.connect(str(made.trained), read_only=True) as warehouse:
@@ -114,17 +115,8 @@ def _make(folder: Path) -> None:
                     threads=1,
                 ),
             )
-        dbt_build(
-            made.raw,
-            folder,
-            warehouse=made.trained,
-            select=["model_versions", "customer_predictions"],
-            options=without_tests,
-        )
-    finally:
-        os.environ.pop("MODELS_DIR")
-        if before is not None:
-            os.environ["MODELS_DIR"] = before
+        scored = ["model_versions", "customer_predictions"]
+        dbt_build(made.raw, folder, warehouse=made.trained, select=scored, options=without_tests)
 
 
 def files_of(made: Made, warehouse: Path, raw: Path | None = None) -> dict[str, str]:
