@@ -24,7 +24,7 @@ FAMILY_ORDER = ("session", "call", "engagement", "payment", "tutor", "profile")
 ALL_FEATURES_SERVICE = "customer_360"
 FEATURE_COUNT = 59
 DATA_TYPES = ("integer", "double")
-ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64()}
+ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64(), "varchar": pa.string()}
 KEY_COLUMNS = 2
 """Every relation starts with the entity key and the snapshot time; the features follow."""
 
