@@ -194,7 +194,8 @@ def materialize(
 
 def forget_online(store: FeatureStore, customer: str) -> int:
     """Delete all that the online store holds of the customer; returns of how many views it held a row."""
-    return _online_rows(store).delete(registered_views(store), [customer])
+    views = store.list_feature_views()  # none, where nothing was ever applied
+    return _online_rows(store).delete(views, [customer]) if views else 0
 
 
 def _online_rows(store: FeatureStore) -> OnlineRows:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from feature_repo.paths import models_dir, repository_root, warehouse_path
+from scoring import forget as forgetting
 from scoring.functions import HOW_TO_TRAIN
 from scoring.release import ReleaseError, read_champion
 
@@ -44,8 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the dbt variable as_of of this run (default: by the raw data); adds no snapshot, "
         "'dbt build' does",
     )
+    command = parser.add_subparsers(dest="command", metavar="forget CUSTOMER_ID").add_parser(
+        "forget", help="remove every trace of a customer, for good", description=forgetting.__doc__
+    )
+    command.add_argument("customer_id", metavar="CUSTOMER_ID")
     options = parser.parse_args(arguments)
     console = Console()
+    if options.command == "forget":
+        return forget(console, options.customer_id)
     try:
         before = count_predictions()
         score(options.as_of)
@@ -53,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ScoringError, ReleaseError) as error:
         print(f"Scoring failed: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def forget(console: Console, customer: str) -> int:
+    """Forget the customer and print what was removed; exit code 1 when that failed."""
+    try:
+        removed = forgetting.forget(customer)
+    except forgetting.ForgetError as error:
+        print(f"Forgetting failed: {error}", file=sys.stderr)
+        return 1
+    for place, rows in removed.items():
+        console.print(f"{place}: {rows:,} rows", highlight=False)
+    console.print(f"The customer is forgotten; {forgetting.LOG} says when, without the id.", highlight=False)
     return 0
 
 
