@@ -82,11 +82,12 @@ def report(prepare: Callable[[], Callable[[], str | None]], repeats: int = _REPE
             seconds.append(time.perf_counter() - begin)
     except Unavailable as reason:
         remark = str(reason)
-    measured = Measurement(median(seconds) if seconds else None, _peak_bytes(), remark)
+    measured = Measurement(median(seconds) if seconds else None, peak_bytes(), remark)
     print(json.dumps(asdict(measured)))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process ever held."""
     # Not getrusage: on Linux its maximum includes the process that started this one.
     status = Path("/proc/self/status")
     if status.exists():

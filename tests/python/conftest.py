@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import duckdb
 import pytest
+
+from benchmarks.redis_server import NoRedisError, redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).parent / "dbt"
@@ -114,3 +116,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return place
 
     return directory
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a Redis server that this test run started, empty at first; skips where none can be had."""
+    try:
+        with redis_server(tmp_path_factory.mktemp("redis")) as port:
+            yield port
+    except NoRedisError as error:
+        pytest.skip(f"no Redis to test with: {error}")
