@@ -14,21 +14,24 @@ import argparse
 import contextlib
 import json
 import logging
+import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
+import redis
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
 
-from benchmarks.measure import Measurement, measure_apart, peak_bytes, write_section
+from benchmarks.measure import Measurement, markdown_table, measure_apart, peak_bytes, write_section
 from benchmarks.redis_server import NoRedisError, redis_server
 from feature_repo.build import TTL, Definitions, build_definitions
 from feature_repo.catalog import load_catalog

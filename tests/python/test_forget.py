@@ -1,0 +1,114 @@
+"""`python -m scoring forget`: no trace stays, nobody else changes, and nobody comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import dbt_build
+from test_feast import CATALOG, LAST_RUN, synthetic_snapshots, write_configuration, write_warehouse
+
+from feature_repo.store import apply, materialize, open_store
+from scoring.__main__ import main
+
+CUSTOMER, STRANGER = "customer-000", "customer-999"
+
+
+def everything(path: Path) -> dict[str, list[tuple]]:
+    """All rows of all tables but the log."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = connection.execute(
+            "select schema_name || '.' || table_name from duckdb_tables() "
+            "where table_name <> 'forgotten_customers' order by 1"
+        ).fetchall()
+        return {
+            name: connection.execute(f"select * from {name} order by all").fetchall() for (name,) in tables
+        }
+
+
+def exported(directory: Path) -> dict[Path, list[tuple]]:
+    with duckdb.connect() as connection:
+        return {
+            file: connection.execute("select * from read_parquet(?) order by all", [str(file)]).fetchall()
+            for file in sorted(directory.glob("*/*"))
+        }
+
+
+def without(rows: dict, customer: str) -> dict:
+    return {place: [row for row in each if customer not in row] for place, each in rows.items()}
+
+
+def test_no_trace_stays_and_nobody_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warehouse = write_warehouse(tmp_path, synthetic_snapshots(CATALOG), CATALOG)
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
+    monkeypatch.setenv("FEATURE_EXPORT_DIR", str(warehouse.exports))
+    monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
+    store = open_store()
+    apply(store)
+    materialize(store, LAST_RUN)
+
+    assert main(["forget", STRANGER]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said == f"Forgetting failed: There is no customer {STRANGER!r}: nothing holds that id."
+
+    tables, exports = everything(warehouse.path), exported(warehouse.exports)
+    assert without(tables, CUSTOMER) != tables
+    assert without(exports, CUSTOMER) != exports
+    # Killed after the warehouse was written: the repeat does the rest.
+    with monkeypatch.context() as patched:
+
+        def killed(*_: object) -> int:
+            raise KeyboardInterrupt
+
+        patched.setattr("scoring.forget._from_exports", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(["forget", CUSTOMER])
+    assert everything(warehouse.path) == without(tables, CUSTOMER)
+    assert main(["forget", CUSTOMER]) == 0
+    assert main(["forget", CUSTOMER]) == 0, "safe to repeat"
+    assert everything(warehouse.path) == without(tables, CUSTOMER)
+    assert exported(warehouse.exports) == without(exports, CUSTOMER)
+    service = store.get_feature_service("customer_360")
+    served = store.get_online_features(service, [{CATALOG.entity_key: CUSTOMER}]).to_dict()
+    assert {served[name][0] for name in CATALOG.names} == {None}
+
+    with duckdb.connect(str(warehouse.path), read_only=True) as connection:
+        log = connection.execute("select * from raw.forgotten_customers").fetchall()
+    assert CUSTOMER not in str(log)
+    assert {place for *_, place, _ in log} >= {"features.customer_features", "online store (sqlite)"}
+    files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "registry.db"]
+    assert [file for file in files if file != warehouse.path and CUSTOMER.encode() in file.read_bytes()] == []
+    assert main(["forget", STRANGER]) == 1
+
+
+def test_the_next_night_does_not_bring_a_customer_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import test_end_to_end
+
+    raw = tmp_path / "raw"
+    options = ["--customers=120", "--seed=5", "--start=2025-07-01", "--end=2026-02-01", f"--out={raw}"]
+    test_end_to_end.command({}, "simulator", *options, "--no-report", "--quiet")
+    warehouse, _ = dbt_build(raw, tmp_path, as_of="2026-01-20")
+    customer = warehouse.rows("select max(customer_id) as id from features.customer_features")[0]["id"]
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
+    monkeypatch.setenv("FEATURE_EXPORT_DIR", str(tmp_path / "export"))
+    monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
+    before = warehouse.rows("select * from features.customer_features order by all")
+    assert main(["forget", customer]) == 0
+    for file in sorted(raw.glob("*/*")):
+        file.touch()  # everything is read once more
+    dbt_build(raw, tmp_path, warehouse=warehouse.path, as_of="2026-01-21")
+    assert without(everything(warehouse.path), customer) == everything(warehouse.path)
+    after = warehouse.rows(
+        "select * from features.customer_features where feature_timestamp <= '2026-01-20' order by all"
+    )
+    assert after == [row for row in before if row["customer_id"] != customer]
+    newest = warehouse.rows(
+        "select count(*) as n from features.customer_features where feature_timestamp = '2026-01-21'"
+    )
+    assert newest[0]["n"] > 0
+    assert customer not in str(exported(tmp_path / "export"))
