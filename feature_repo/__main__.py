@@ -13,6 +13,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 from feature_repo import check, paths
 from feature_repo.build import build_definitions
+from feature_repo.predictions import load_predictions
 from feature_repo.store import (
     StoreError,
     apply,
@@ -84,9 +85,11 @@ def _apply(options: argparse.Namespace) -> int:
     views = registered_views(store)
     services = store.list_feature_services()
     features = sum(len(view.features) for view in views)
+    predictions = len(load_predictions().columns)
     console.print(
-        f"Feast project {store.project}: {len(views)} feature views with {features} features, "
-        f"{len(services)} feature services, reading {paths.feature_export_dir()}",
+        f"Feast project {store.project}: {len(views)} feature views with {features - predictions} features "
+        f"and {predictions} predictions, {len(services)} feature services, "
+        f"reading {paths.feature_export_dir()}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,5 @@
-"""Feast objects built from the catalog: one entity, six sources and feature views, the feature services."""
+"""Feast objects built from the dbt YAML: one entity, a source and a feature view for each of the six families
+and for the predictions, the feature services."""
 
 from __future__ import annotations
 
@@ -13,9 +14,15 @@ from feast.value_type import ValueType
 
 from feature_repo.catalog import Family, Feature, FeatureCatalog, load_catalog
 from feature_repo.paths import feature_export_dir
+from feature_repo.predictions import (
+    PREDICTIONS_RELATION,
+    PREDICTIONS_SERVICE,
+    ServedPredictions,
+    load_predictions,
+)
 
 ENTITY_NAME = "customer"
-FEAST_TYPES: dict[str, FeastType] = {"integer": Int32, "double": Float64}
+FEAST_TYPES: dict[str, FeastType] = {"integer": Int32, "double": Float64, "varchar": String}
 
 TTL = timedelta(days=7)
 """How long a snapshot D is served: in [D, D + 7 days], unless a later one takes over.
@@ -48,8 +55,9 @@ class Definitions:
 def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | None = None) -> Definitions:
     """Build the Feast objects over the Parquet exports in ``export_dir`` (default: ``feature_export_dir()``).
 
-    Views are named and ordered as the families of the catalog; a service selects its features out of them.
-    Within a service Feast groups features by view; ``offline.historical_table`` restores the catalog's order.
+    Views are named and ordered as the families of the catalog, then come the predictions; a service selects
+    its features out of them. Within a service Feast groups features by view; ``offline.historical_table``
+    restores the catalog's order.
     """
     catalog = catalog or load_catalog()
     export_dir = (export_dir or feature_export_dir()).resolve()
@@ -59,41 +67,78 @@ def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | 
         value_type=ValueType.STRING,
         description=catalog.entity_description,
     )
-    sources = tuple(_source(family, catalog, export_dir) for family in catalog.families)
-    views = tuple(
-        _view(family, catalog, entity, source)
-        for family, source in zip(catalog.families, sources, strict=True)
+    families = tuple(_family_view(family, catalog, entity, export_dir) for family in catalog.families)
+    predictions = _predictions_view(load_predictions(), catalog, entity, export_dir)
+    views = (*families, predictions)
+    services = (
+        *(_service(name, catalog, families) for name in catalog.services),
+        FeatureService(
+            name=PREDICTIONS_SERVICE,
+            features=[predictions],
+            description="What the champion predicts of a customer now: scores, tier, reasons, model version",
+        ),
     )
-    services = tuple(_service(name, catalog, views) for name in catalog.services)
-    return Definitions(entity, sources, views, services)
+    return Definitions(entity, tuple(view.batch_source for view in views), views, services)
 
 
-def _source(family: Family, catalog: FeatureCatalog, export_dir: Path) -> FileSource:
+def served_relations(catalog: FeatureCatalog | None = None) -> tuple[str, ...]:
+    """The relations that Feast serves, each by the feature view of its name: the families, then the
+    predictions."""
+    catalog = catalog or load_catalog()
+    return (*(family.relation for family in catalog.families), PREDICTIONS_RELATION)
+
+
+def _source(relation: str, catalog: FeatureCatalog, export_dir: Path) -> FileSource:
     return FileSource(
-        name=f"{family.relation}_export",
+        name=f"{relation}_export",
         # Absolute, because Feast's DuckDB store reads a relative path from the working directory; and the
         # directory rather than a glob, because Feast looks at the path before DuckDB does and would warn that
         # it is missing.
-        path=str(export_dir / family.relation),
+        path=str(export_dir / relation),
         file_format=ParquetFormat(),
         timestamp_field=catalog.timestamp,
-        description=f"Parquet export of the dbt model {family.relation}, one file a run",
+        description=f"Parquet export of the dbt model {relation}, one file a run",
     )
 
 
-def _view(family: Family, catalog: FeatureCatalog, entity: Entity, source: FileSource) -> FeatureView:
+def _family_view(family: Family, catalog: FeatureCatalog, entity: Entity, export_dir: Path) -> FeatureView:
+    fields = [_field(feature) for feature in family.features]
+    return _view(
+        family.relation, family.description, {"family": family.name}, fields, catalog, entity, export_dir
+    )
+
+
+def _predictions_view(
+    predictions: ServedPredictions, catalog: FeatureCatalog, entity: Entity, export_dir: Path
+) -> FeatureView:
+    fields = [
+        Field(name=column.name, dtype=FEAST_TYPES[column.data_type], description=column.description)
+        for column in predictions.columns
+    ]
+    return _view(PREDICTIONS_RELATION, predictions.description, {}, fields, catalog, entity, export_dir)
+
+
+def _view(
+    relation: str,
+    description: str,
+    tags: dict[str, str],
+    fields: list[Field],
+    catalog: FeatureCatalog,
+    entity: Entity,
+    export_dir: Path,
+) -> FeatureView:
     view = FeatureView(
-        name=family.relation,
+        name=relation,
         entities=[entity],
         ttl=TTL,
         schema=[
             Field(name=catalog.entity_key, dtype=String, description=catalog.entity_description),
-            *map(_field, family.features),
+            *fields,
         ],
-        source=source,
+        source=_source(relation, catalog, export_dir),
         online=True,
-        description=family.description,
-        tags={"family": family.name, "dbt_model": family.relation},
+        description=description,
+        tags=tags | {"dbt_model": relation},
     )
     view.materialization_intervals = [(NEVER_MATERIALIZED, NEVER_MATERIALIZED)]
     return view

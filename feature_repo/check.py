@@ -14,8 +14,15 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView
 
 from feature_repo.build import TTL
-from feature_repo.catalog import ALL_FEATURES_SERVICE, WIDE_RELATION, FeatureCatalog, load_catalog
-from feature_repo.offline import ARROW_TYPES, EVENT_TIMESTAMP, historical_table
+from feature_repo.catalog import ALL_FEATURES_SERVICE, WIDE_RELATION, load_catalog
+from feature_repo.offline import EVENT_TIMESTAMP, historical_table, service_schema
+from feature_repo.paths import feature_export_dir
+from feature_repo.predictions import (
+    PREDICTIONS_RELATION,
+    PREDICTIONS_SCHEMA,
+    PREDICTIONS_SERVICE,
+    load_predictions,
+)
 from feature_repo.store import materialize
 
 FEATURE_SCHEMA = "features"
@@ -27,14 +34,14 @@ Columns = list[tuple[str, str]]
 
 
 def warehouse_columns(warehouse: Path) -> dict[str, Columns]:
-    """Columns of the relations of the schema ``features`` in a DuckDB file that nobody is writing."""
+    """Columns of the features and the predictions in a DuckDB file that nobody is writing."""
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         rows = connection.execute(
             """
             select table_name, column_name, lower(data_type) from information_schema.columns
-            where table_schema = $schema order by table_name, ordinal_position
+            where table_schema in ($features, $predictions) order by table_name, ordinal_position
             """,
-            {"schema": FEATURE_SCHEMA},
+            {"features": FEATURE_SCHEMA, "predictions": PREDICTIONS_SCHEMA},
         ).fetchall()
     relations: dict[str, Columns] = {}
     for relation, name, data_type in rows:
@@ -72,7 +79,8 @@ def export_columns(export_dir: Path) -> dict[str, Columns]:
 def column_differences(views: list[FeatureView], relations: Mapping[str, Columns]) -> list[str]:
     """Where feature views and their relations differ in the names, types or order of the columns.
 
-    One sentence each; none when they agree. ``relations`` may hold more than the views serve.
+    One sentence each; none when they agree. ``relations`` may hold more than the views serve, and the
+    predictions may have their columns for audit.
     """
     catalog = load_catalog()
     keys = [(catalog.entity_key, "varchar"), (catalog.timestamp, "timestamp")]
@@ -80,7 +88,10 @@ def column_differences(views: list[FeatureView], relations: Mapping[str, Columns
     for view in views:
         served = keys + [(field.name, WAREHOUSE_TYPES[str(field.dtype)]) for field in view.features]
         if view.name in relations:
-            differences += _relation_differences(view.name, served, relations[view.name])
+            built = relations[view.name]
+            if view.name == PREDICTIONS_RELATION:
+                built = [column for column in built if column[0] not in load_predictions().not_served]
+            differences += _relation_differences(view.name, served, built)
         else:
             differences.append(f"{view.name} is a feature view, but there is no such relation.")
     return differences
@@ -169,27 +180,74 @@ def warehouse_values(warehouse: Path, pairs: pd.DataFrame) -> pa.Table:
         ).to_arrow_table()
 
 
-def online_values(store: FeatureStore, customers: list[str]) -> pa.Table:
-    """All features that the online store serves for ``customers``, in catalog order; null where it has none.
+def warehouse_predictions(warehouse: Path, pairs: pd.DataFrame) -> pa.Table:
+    """The predictions in force for each (customer, time) of ``pairs``, looked up in ``customer_predictions``.
 
-    Raises ``TypeError`` when a value is not of the feature's own type on the wire.
+    The newest snapshot as for ``warehouse_values``. Of several versions that scored it counts, at the newest
+    snapshot of all, the champion's (the one that scored last where the champion did not); for one gone by
+    that which was served then, as the exports remember.
     """
     catalog = load_catalog()
+    keys = pa.table(
+        {
+            "row": np.arange(len(pairs)),
+            "key": pa.array(pairs[catalog.entity_key], pa.string()),
+            "time": pa.array(pairs[EVENT_TIMESTAMP].dt.tz_localize(None), pa.timestamp("us")),
+        }
+    )
+    exports = feature_export_dir() / PREDICTIONS_RELATION / "*.parquet"
+    with duckdb.connect(str(warehouse), read_only=True) as connection:
+        connection.register("pairs", keys)
+        return connection.sql(
+            f"""
+            with served_then as (
+                select distinct {catalog.timestamp}, model_version from read_parquet('{exports}')
+            ),
+            scored as (
+                select predictions.*
+                from {PREDICTIONS_SCHEMA}.{PREDICTIONS_RELATION} as predictions
+                left join {PREDICTIONS_SCHEMA}.model_versions as versions using (model_version)
+                where {catalog.timestamp} = (
+                        select max({catalog.timestamp}) from {PREDICTIONS_SCHEMA}.{PREDICTIONS_RELATION}
+                    )
+                    or ({catalog.timestamp}, model_version) in (select * from served_then)
+                qualify row_number() over (
+                    partition by {catalog.entity_key}, {catalog.timestamp}
+                    order by coalesce(versions.is_champion, false) desc, scored_at desc, model_version desc
+                ) = 1
+            )
+            select {", ".join(f"scored.{name}" for name in load_predictions().names)}
+            from pairs
+            left join scored
+                on scored.{catalog.entity_key} = pairs.key
+                and scored.{catalog.timestamp} <= pairs.time
+                and scored.{catalog.timestamp} >= pairs.time - to_seconds({int(TTL.total_seconds())})
+            qualify row_number() over (partition by row order by scored.{catalog.timestamp} desc) = 1
+            order by pairs.row
+            """
+        ).to_arrow_table()
+
+
+def online_values(store: FeatureStore, customers: list[str], service: str = ALL_FEATURES_SERVICE) -> pa.Table:
+    """What the online store serves for ``customers``: columns of ``service_schema``; null where it has none.
+
+    Raises ``TypeError`` when a value is not of the column's own type on the wire.
+    """
     response = store.get_online_features(
-        store.get_feature_service(ALL_FEATURES_SERVICE),
-        [{catalog.entity_key: customer} for customer in customers],
+        store.get_feature_service(service),
+        [{load_catalog().entity_key: customer} for customer in customers],
     ).proto
-    wire = {"integer": "int32_val", "double": "double_val"}
+    wire = {pa.int32(): "int32_val", pa.float64(): "double_val", pa.string(): "string_val"}
     results = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
     columns = {}
-    for feature in catalog.features:
+    for field in service_schema(service):
         values = []
-        for value in results[feature.name].values:
+        for value in results[field.name].values:
             kind = value.WhichOneof("val")
-            if kind not in (None, wire[feature.data_type]):
-                raise TypeError(f"{feature.name} is served as {kind}, expected {wire[feature.data_type]}.")
+            if kind not in (None, wire[field.type]):
+                raise TypeError(f"{field.name} is served as {kind}, expected {wire[field.type]}.")
             values.append(None if kind is None else getattr(value, kind))
-        columns[feature.name] = pa.array(values, ARROW_TYPES[feature.data_type])
+        columns[field.name] = pa.array(values, field.type)
     return pa.table(columns)
 
 
@@ -209,43 +267,56 @@ def value_differences(store: FeatureStore, warehouse: Path, pairs: pd.DataFrame)
     return differences
 
 
-def online_differences(store: FeatureStore, expected: pa.Table, pairs: pd.DataFrame) -> list[str]:
-    """Where the online store differs from ``expected``, the features of the customers of ``pairs``."""
+def online_differences(
+    store: FeatureStore, expected: pa.Table, pairs: pd.DataFrame, service: str = ALL_FEATURES_SERVICE
+) -> list[str]:
+    """Where the online store differs from ``expected``, what ``service`` shall serve for the customers of
+    ``pairs``."""
     customers = pairs[load_catalog().entity_key].tolist()
-    return list(_differences("online", expected, online_values(store, customers), pairs))
+    return list(_differences("online", expected, online_values(store, customers, service), pairs))
 
 
 def agreement_now(
     store: FeatureStore, warehouse: Path, as_of: datetime, customers: int, seed: int = 0
 ) -> list[str]:
-    """Compare the values of random customers at ``as_of``, up to which the online store was materialized."""
+    """Compare features and predictions of random customers at ``as_of``, up to which the online store was
+    materialized."""
     pairs = sample_pairs(warehouse, moments=1, customers=customers, seed=seed)
     pairs[EVENT_TIMESTAMP] = pd.Timestamp(as_of.astimezone(UTC)).as_unit("us")
-    expected = warehouse_values(warehouse, pairs)
-    offline = historical_table(store, pairs, ALL_FEATURES_SERVICE)
-    return [*_differences("offline", expected, offline, pairs), *online_differences(store, expected, pairs)]
+    differences = []
+    for service, look_up in (
+        (ALL_FEATURES_SERVICE, warehouse_values),
+        (PREDICTIONS_SERVICE, warehouse_predictions),
+    ):
+        expected = look_up(warehouse, pairs)
+        offline = historical_table(store, pairs, service)
+        differences += _differences("offline", expected, offline, pairs)
+        differences += online_differences(store, expected, pairs, service)
+    return differences
 
 
 def _differences(place: str, expected: pa.Table, found: pa.Table, pairs: pd.DataFrame) -> Iterator[str]:
-    catalog: FeatureCatalog = load_catalog()
-    if found.column_names != list(catalog.names) or found.num_rows != len(pairs):
+    if found.column_names != expected.column_names or found.num_rows != len(pairs):
         yield f"{place}: {found.num_rows} rows of {found.num_columns} columns for {len(pairs)} pairs"
         return
-    for feature in catalog.features:
-        left, right = expected.column(feature.name), found.column(feature.name)
+    for name in expected.column_names:
+        left, right = expected.column(name), found.column(name)
         if left.type != right.type:
-            yield f"{feature.name} is {left.type} in the warehouse, but {right.type} {place}"
+            yield f"{name} is {left.type} in the warehouse, but {right.type} {place}"
             continue
         for row in np.flatnonzero(_unequal(left, right)):
-            key, time = pairs.iloc[row][[catalog.entity_key, EVENT_TIMESTAMP]]
+            key, time = pairs.iloc[row][[load_catalog().entity_key, EVENT_TIMESTAMP]]
             yield (
-                f"{feature.name} of {key} at {time} is {left[row].as_py()!r} in the warehouse, "
+                f"{name} of {key} at {time} is {left[row].as_py()!r} in the warehouse, "
                 f"but {right[row].as_py()!r} {place}"
             )
 
 
 def _unequal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
     """Where two columns of one type differ in a bit; a null equals a null and no value."""
+    if pa.types.is_string(left.type):
+        values = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        return np.array([one != other for one, other in values], dtype=bool)
     missing_left, missing_right = (column.is_null().to_numpy() for column in (left, right))
     bits_left, bits_right = (column.fill_null(0).to_numpy().view(np.uint8) for column in (left, right))
     width = left.type.bit_width // 8

@@ -11,10 +11,11 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from feature_repo.catalog import FeatureCatalog, load_catalog
+from feature_repo.predictions import PREDICTIONS_SERVICE, load_predictions
 from feature_repo.store import check_sources
 
 EVENT_TIMESTAMP = "event_timestamp"
-ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64()}
+ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64(), "varchar": pa.string()}
 _ROW = "__row"
 
 
@@ -48,13 +49,13 @@ def historical_features(
 def historical_table(
     store: FeatureStore, entity_rows: pd.DataFrame, service: str, catalog: FeatureCatalog | None = None
 ) -> pa.Table:
-    """The features alone, in Arrow: ``int32`` and ``double`` columns in catalog order, null where no snapshot
-    is in force, row i for row i of ``entity_rows``. Otherwise as ``historical_features``."""
+    """What the service serves alone, in Arrow: columns of ``service_schema``, null where no snapshot is in
+    force, row i for row i of ``entity_rows``. Otherwise as ``historical_features``."""
     catalog = catalog or load_catalog()
-    names = catalog.service(service)
+    schema = service_schema(service, catalog)
+    names = schema.names
     _check_entity_rows(entity_rows, catalog, names)
     check_sources(store)
-    schema = pa.schema([(name, ARROW_TYPES[catalog.feature(name).data_type]) for name in names])
     if entity_rows.empty:
         return schema.empty_table()
 
@@ -74,10 +75,23 @@ def historical_table(
     rows = found.column(_ROW).to_numpy()
     if len(rows) != len(keys):
         raise RuntimeError(f"Feast returned {len(rows):,} rows for {len(keys):,} entity rows.")
-    return found.select(list(names)).take(pa.array(np.argsort(rows))).cast(schema).combine_chunks()
+    return found.select(names).take(pa.array(np.argsort(rows))).cast(schema).combine_chunks()
 
 
-def _check_entity_rows(entity_rows: pd.DataFrame, catalog: FeatureCatalog, names: tuple[str, ...]) -> None:
+def service_schema(service: str, catalog: FeatureCatalog | None = None) -> pa.Schema:
+    """Names and Arrow types of what a service serves: features in catalog order, predictions in theirs.
+
+    Raises ``CatalogError`` for an unknown service.
+    """
+    catalog = catalog or load_catalog()
+    if service == PREDICTIONS_SERVICE:
+        columns = load_predictions().columns
+    else:
+        columns = tuple(catalog.feature(name) for name in catalog.service(service))
+    return pa.schema([(column.name, ARROW_TYPES[column.data_type]) for column in columns])
+
+
+def _check_entity_rows(entity_rows: pd.DataFrame, catalog: FeatureCatalog, names: list[str]) -> None:
     for column in (catalog.entity_key, EVENT_TIMESTAMP):
         if column not in entity_rows.columns:
             raise ValueError(f"The entity rows have no column {column!r}.")

@@ -52,6 +52,11 @@ def features_yaml() -> Path:
     return repository_root() / "models" / "features" / "_features.yml"
 
 
+def predictions_yaml() -> Path:
+    """The dbt YAML file that defines the columns of the predictions."""
+    return repository_root() / "models" / "predictions" / "_predictions.yml"
+
+
 def dbt_manifest() -> Path:
     """The manifest that dbt wrote last (in ``DBT_TARGET_PATH``, default ``target``)."""
     return _from_environment("DBT_TARGET_PATH", "target") / "manifest.json"

@@ -19,7 +19,13 @@ from feast.repo_contents import RepoContents
 from feast.repo_operations import apply_total_with_repo_instance
 from feast.utils import get_default_yaml_file_path
 
-from feature_repo.build import NEVER_MATERIALIZED, TTL, Definitions, build_definitions
+from feature_repo.build import (
+    NEVER_MATERIALIZED,
+    TTL,
+    Definitions,
+    build_definitions,
+    served_relations,
+)
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import feature_export_dir, feature_repo_dir
 
@@ -95,9 +101,12 @@ def apply(store: FeatureStore, definitions: Definitions | None = None) -> str:
 
 
 def registered_views(store: FeatureStore) -> list[FeatureView]:
-    """The registered feature views in the order of the catalog. Raises ``StoreError`` when one is missing."""
+    """The registered feature views: the families in the order of the catalog, then the predictions.
+
+    Raises ``StoreError`` when one is missing.
+    """
     views = {view.name: view for view in store.list_feature_views()}
-    relations = [family.relation for family in load_catalog().families]
+    relations = served_relations()
     missing = [relation for relation in relations if relation not in views]
     if missing:
         raise StoreError(
@@ -174,9 +183,10 @@ def materialize(
             f"{as_of:%Y-%m-%d %H:%M} would serve old values. To start afresh, run `feast teardown` and "
             "`python -m feature_repo apply`."
         )
-    in_force, expired = _customers(as_of)
-    withdrawn: set[str] = set()
+    in_force, withdrawn = 0, set()
     for view in views:
+        served, expired = _customers(view.name, as_of)
+        in_force = max(in_force, served)
         # Before the view's mark moves, so that a run killed in between does it again.
         withdrawn.update(_withdraw(store, view, expired, as_of))
         with _silent():
@@ -196,9 +206,9 @@ def _check_exported(relation: str) -> None:
         raise StoreError(f"There is no Parquet file in {directory}; run `dbt build` first.")
 
 
-def _customers(as_of: datetime) -> tuple[int, list[str]]:
-    """Number of customers with a snapshot in force at ``as_of``, and the customers whose last one has
-    expired."""
+def _customers(relation: str, as_of: datetime) -> tuple[int, list[str]]:
+    """Number of customers with a snapshot of ``relation`` in force at ``as_of``, and the customers whose last
+    one has expired."""
     catalog = load_catalog()
     with duckdb.connect() as connection:
         rows = connection.execute(
@@ -208,8 +218,7 @@ def _customers(as_of: datetime) -> tuple[int, list[str]]:
             group by all order by 1
             """,
             {
-                # The six families have the same keys: any of them tells.
-                "files": _export_files(catalog.families[0].relation),
+                "files": _export_files(relation),
                 "oldest": (as_of - TTL).replace(tzinfo=None),
                 "as_of": as_of.replace(tzinfo=None),
             },
@@ -230,11 +239,10 @@ def _withdraw(store: FeatureStore, view: FeatureView, customers: list[str], as_o
         ).to_dict()[probe]
         served += [customer for customer, value in zip(batch, values, strict=True) if value is not None]
     if served:
-        dtypes = {"integer": "Int32", "double": "Float64"}
+        dtypes = {"Int32": "Int32", "Float64": "Float64", "String": "string"}
         nulls = pd.DataFrame({catalog.entity_key: served})
         for field in view.features:
-            dtype = dtypes[catalog.feature(field.name).data_type]
-            nulls[field.name] = pd.array([None] * len(served), dtype=dtype)
+            nulls[field.name] = pd.array([None] * len(served), dtype=dtypes[str(field.dtype)])
         nulls[catalog.timestamp] = as_of
         store.provider.ingest_df(view, nulls)
     return served

@@ -49,3 +49,94 @@
         from {{ relation }}
     ) as family_rows
 {%- endmacro %}
+
+{#-
+    The predictions in the same form, with two differences. A snapshot may have been scored by several versions: served is
+    the champion's row for the newest snapshot (marts.customer_health_current), so a champion that took over since is
+    exported in the place of the version before; for a snapshot gone by it stays the version that was served then. And
+    before the first prediction there is a file without rows, because Feast cannot read a source without files.
+    A full refresh leaves predictions alone (customer_predictions.sql), and so their files.
+-#}
+{% macro export_predictions(relation, model_versions) %}
+    {%- if execute -%}
+        {{ adapter.dispatch('export_predictions')(relation, model_versions) }}
+    {%- endif -%}
+{% endmacro %}
+
+{% macro default__export_predictions(relation, model_versions) %}
+{% endmacro %}
+
+{% macro duckdb__export_predictions(relation, model_versions) %}
+    {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/' ~ relation.identifier -%}
+    {%- set columns = served_columns(relation.identifier) | join(', ') -%}
+    {%- set newest = run_query('select max(feature_timestamp) from ' ~ relation).columns[0].values()[0] -%}
+    {%- if not newest -%}
+        {%- do run_query(
+            'copy (select ' ~ columns ~ ' from ' ~ relation ~ " limit 0) to '" ~ folder
+            ~ "/no_predictions.parquet' (format parquet, use_tmp_file true)"
+        ) -%}
+    {%- else -%}
+        {%- set file = folder ~ '/' ~ newest.date() ~ '.parquet' -%}
+        {%- set exported = [] -%}
+        {%- set others = [] -%}
+        {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows -%}
+            {%- do (exported if row[0] == file else others).append(row[0]) -%}
+        {%- endfor -%}
+        {%- do run_query(
+            'copy (with served as (' ~ duckdb__served_versions(relation, model_versions, newest, exported, others)
+            ~ ') select ' ~ columns ~ ' from ' ~ relation
+            ~ ' inner join served using (feature_timestamp, model_version)'
+            ~ " order by feature_timestamp, customer_id) to '" ~ file
+            ~ "' (format parquet, compression zstd, use_tmp_file true)"
+        ) -%}
+    {%- endif -%}
+{% endmacro %}
+
+{#-
+    Which version is served for each snapshot that no other file holds (feature_timestamp, model_version): the one that was
+    exported before, except at the newest snapshot; then the champion; then whichever scored last.
+-#}
+{% macro duckdb__served_versions(relation, model_versions, newest, exported, others) -%}
+    select
+        scored.feature_timestamp,
+        scored.model_version
+    from (
+        select
+            feature_timestamp,
+            model_version,
+            max(scored_at) as scored_at
+        from {{ relation }}
+        {%- if others %}
+        where feature_timestamp not in (select feature_timestamp from read_parquet(['{{ others | join("', '") }}']))
+        {%- endif %}
+        group by all
+    ) as scored
+    left join {{ model_versions }} as versions using (model_version)
+    {%- if exported %}
+    left join (
+        select distinct
+            feature_timestamp,
+            model_version,
+            true as is_exported
+        from read_parquet('{{ exported[0] }}')
+        where feature_timestamp < cast('{{ newest }}' as timestamp)
+    ) as before using (feature_timestamp, model_version)
+    {%- endif %}
+    qualify row_number() over (
+        partition by scored.feature_timestamp
+        order by
+            {% if exported %}before.is_exported nulls last, {% endif -%}
+            coalesce(versions.is_champion, false) desc, scored.scored_at desc, scored.model_version desc
+    ) = 1
+{%- endmacro %}
+
+{#- The columns of a model that are served online, in its order: all but those that its YAML marks as not served. -#}
+{% macro served_columns(model) %}
+    {%- set names = [] -%}
+    {%- for column in graph.nodes['model.' ~ project_name ~ '.' ~ model].columns.values() -%}
+        {%- if column.meta.get('served', true) -%}
+            {%- do names.append(column.name) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(names) }}
+{% endmacro %}

@@ -8,6 +8,7 @@
     incremental_strategy='append',
     on_schema_change='append_new_columns',
     full_refresh=false,
+    post_hook={'sql': "{{ export_predictions(this, ref('model_versions')) }}", 'transaction': false},
 ) }}
 {{- check_champion(ref('model_versions')) -}}
 with champion as (

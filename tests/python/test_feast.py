@@ -37,6 +37,7 @@ from feature_repo.catalog import (
     parse_catalog,
 )
 from feature_repo.offline import ARROW_TYPES, EVENT_TIMESTAMP, historical_features, historical_table
+from feature_repo.predictions import PREDICTIONS_RELATION, PREDICTIONS_SERVICE, load_predictions
 from feature_repo.store import (
     StoreError,
     apply,
@@ -52,6 +53,8 @@ FIRST_RUN = datetime(2026, 6, 22)
 """The as-of date of the first dbt run of the synthetic warehouse; every day after it has a run of its own."""
 LAST_RUN = datetime(2026, 7, 1)
 WEEKS = 12
+VIEWS = len(CATALOG.families) + 1
+"""Of the families and of the predictions."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,25 @@ def synthetic_snapshots(catalog: FeatureCatalog, seed: int = 7) -> pd.DataFrame:
     return frame.sample(frac=1, random_state=seed, ignore_index=True)
 
 
+def synthetic_predictions(frame: pd.DataFrame, catalog: FeatureCatalog, seed: int = 8) -> pa.Table:
+    """Rows of ``customer_predictions`` for the snapshots of ``frame``, with random values and nulls."""
+    random = np.random.default_rng(seed)
+    columns = {
+        catalog.entity_key: pa.array(frame[catalog.entity_key], pa.string()),
+        catalog.timestamp: pa.array(frame[catalog.timestamp], pa.timestamp("us")),
+    }
+    for column in load_predictions().columns:
+        if column.data_type == "double":
+            missing = random.random(len(frame)) < (0.8 if column.name == "first_session_success" else 0)
+            columns[column.name] = pa.array(random.normal(0, 1, len(frame)), mask=missing)
+        else:
+            words = ["v1"] if column.name == "model_version" else ["häufig", "selten", "nie"]
+            columns[column.name] = pa.array(random.choice(words, len(frame)).tolist(), pa.string())
+    return pa.table(columns)
+
+
 def write_warehouse(directory: Path, frame: pd.DataFrame, catalog: FeatureCatalog) -> Warehouse:
-    """Write ``frame`` as dbt does: tables in the schema ``features``, and an export file a family and run."""
+    """Write ``frame`` as dbt does: tables of features and predictions, an export file a relation and run."""
     warehouse = Warehouse(directory / "warehouse.duckdb", directory / "features")
     types = {feature.name: ARROW_TYPES[feature.data_type] for feature in catalog.features}
     keys = {catalog.entity_key: pa.string(), catalog.timestamp: pa.timestamp("us")}
@@ -102,6 +122,7 @@ def write_warehouse(directory: Path, frame: pd.DataFrame, catalog: FeatureCatalo
     runs = frame[catalog.timestamp].clip(lower=pd.Timestamp(FIRST_RUN)).dt.strftime("%Y-%m-%d")
     with duckdb.connect(str(warehouse.path)) as connection:
         connection.execute("create schema features")
+        connection.execute("create schema predictions")
         connection.register("wide", wide)
         connection.execute(f"create table features.{WIDE_RELATION} as select * from wide")
         for relation, names in relations.items():
@@ -112,6 +133,21 @@ def write_warehouse(directory: Path, frame: pd.DataFrame, catalog: FeatureCatalo
             for run in runs.unique():
                 rows = table.filter(pa.array(runs == run))
                 pq.write_table(rows, warehouse.exports / relation / f"{run}.parquet")
+        predictions = synthetic_predictions(frame, catalog)
+        connection.register("predicted", predictions)
+        connection.execute(
+            f"""
+            create table predictions.{PREDICTIONS_RELATION} as
+            select *, now()::timestamp as scored_at, 'run' as run_id from predicted
+            """
+        )
+        connection.execute(
+            "create table predictions.model_versions as select 'v1' as model_version, true as is_champion"
+        )
+        (warehouse.exports / PREDICTIONS_RELATION).mkdir()
+        for run in runs.unique():
+            rows = predictions.filter(pa.array(runs == run))
+            pq.write_table(rows, warehouse.exports / PREDICTIONS_RELATION / f"{run}.parquet")
     return warehouse
 
 
@@ -253,19 +289,23 @@ def test_feast_scans_one_file() -> None:
 
 def test_services_list_the_features_of_the_catalog(store: FeatureStore) -> None:
     registered = {service.name: service for service in store.list_feature_services()}
-    assert set(registered) == set(CATALOG.services)
+    assert set(registered) == {*CATALOG.services, PREDICTIONS_SERVICE}
     for name, service in registered.items():
         served = [
             feature.name for projection in service.feature_view_projections for feature in projection.features
         ]
+        if name == PREDICTIONS_SERVICE:
+            assert served == list(load_predictions().names)
+            continue
         in_family_order = [f.name for family in CATALOG.families for f in family.features]
         assert served == [feature for feature in in_family_order if feature in CATALOG.service(name)]
 
 
 def test_views_carry_types_and_descriptions(store: FeatureStore) -> None:
     views = registered_views(store)
-    assert [view.name for view in views] == [family.relation for family in CATALOG.families]
-    for view, family in zip(views, CATALOG.families, strict=True):
+    relations = [family.relation for family in CATALOG.families]
+    assert [view.name for view in views] == [*relations, PREDICTIONS_RELATION]
+    for view, family in zip(views, CATALOG.families, strict=False):
         assert [field.name for field in view.features] == [feature.name for feature in family.features]
         assert view.join_keys == [CATALOG.entity_key] and view.ttl == TTL
         for field, feature in zip(view.features, family.features, strict=True):
@@ -433,7 +473,7 @@ def test_feast_apply_keeps_the_progress_mark(
     store: FeatureStore, warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`apply` before `materialize-incremental` once lost the mark (feast issues 2905 and 3228)."""
-    assert [progress_mark(view) for view in registered_views(store)] == [None] * len(CATALOG.families)
+    assert [progress_mark(view) for view in registered_views(store)] == [None] * VIEWS
     # First run: no mark yet, and the data end long before (or after) the clock of the machine that runs this.
     store.materialize_incremental(FIRST_RUN)
     assert {progress_mark(view) for view in registered_views(store)} == {FIRST_RUN.replace(tzinfo=UTC)}
@@ -453,7 +493,7 @@ def test_feast_apply_keeps_the_progress_mark(
     capsys.readouterr()
     store.materialize_incremental(LAST_RUN)
     printed = capsys.readouterr().out
-    assert printed.count(f"from \x1b[1m\x1b[32m{FIRST_RUN}+00:00") == len(CATALOG.families), printed
+    assert printed.count(f"from \x1b[1m\x1b[32m{FIRST_RUN}+00:00") == VIEWS, printed
     assert {progress_mark(view) for view in registered_views(store)} == {LAST_RUN.replace(tzinfo=UTC)}
     materialize(store)  # Feast alone goes on serving customers who left scope
     assert online_agrees(store, warehouse, LAST_RUN)
@@ -530,7 +570,9 @@ def test_commands_of_the_package(
     store: FeatureStore, warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["apply"]) == 0
-    assert "6 feature views with 59 features, 5 feature services" in capsys.readouterr().out
+    assert (
+        "7 feature views with 59 features and 13 predictions, 6 feature services" in capsys.readouterr().out
+    )
     assert main(["check", "--values", "10"]) == 1
     assert "run `python -m feature_repo materialize` first" in capsys.readouterr().err
     assert main(["materialize", "--as-of", "2026-06-30"]) == 0
