@@ -61,7 +61,7 @@ class Stream:
         self.sinks = sinks
         self.ledger = Ledger(folder / "ledger.sqlite")
         self._models = models or compile_models(folder / "dbt", variables)
-        self._connection = duckdb.connect(config={"threads": 2, "TimeZone": "UTC"})
+        self._connection = duckdb.connect(config={"threads": 2})
         self._connection.execute("set preserve_insertion_order = false")
         self._history = History(self._connection, folder / "history.duckdb", self._models)
         self._features = CustomerFeatures(self._connection, self._history, self._models)
