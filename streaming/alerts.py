@@ -27,7 +27,7 @@ class Rule:
         """Whether a value lies on the side that alerts."""
         if value == self.threshold:
             return self.includes_threshold
-        return (value > self.threshold) is self.above
+        return bool(value > self.threshold) == self.above
 
     def sentence(self, customer: str, value: float) -> str:
         """What happened, for a person."""

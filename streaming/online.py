@@ -22,7 +22,7 @@ class Online:
         self._store = store or open_store()
         self._views = self._registered()
         self._registry_state = self._state_of_registry()
-        self._marks = self._progress()
+        self._progress = self._materialized()
 
     def publish(self, rows: pd.DataFrame, known_at: Mapping[str, datetime]) -> None:
         """Push the rows (features and predictions, one a customer) as of the times by which they were known.
@@ -46,10 +46,10 @@ class Online:
         self._store.refresh_registry()
         self._views = self._registered()
         self._registry_state = state
-        marks = self._progress()
-        if marks == self._marks or len(marks) > 1:  # the other views are still to come
+        progress = self._materialized()
+        if progress == self._progress or len({mark for _, mark in progress}) > 1:  # other views are still to come
             return False
-        self._marks = marks
+        self._progress = progress
         return True
 
     def _registered(self) -> list[FeatureView]:
@@ -61,8 +61,9 @@ class Online:
             )
         return views
 
-    def _progress(self) -> set[datetime | None]:
-        return {progress_mark(view) for view in self._views}
+    def _materialized(self) -> list[tuple[int, datetime | None]]:
+        """How often and how far each view was materialized."""
+        return [(len(view.materialization_intervals), progress_mark(view)) for view in self._views]
 
     def _state_of_registry(self) -> tuple[int, int] | None:
         path = Path(self._store.config.registry.path)
