@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 from feast import FeatureStore, FeatureView
-from feast.data_source import PushMode
 
 from feature_repo.catalog import load_catalog
 from feature_repo.store import open_store, progress_mark, registered_views
@@ -36,7 +35,9 @@ class Online:
             frame = rows[[catalog.entity_key, *names]].assign(**{catalog.timestamp: moments})
             frame = frame[frame[names].notna().any(axis="columns")]
             if len(frame):
-                self._store.push(view.stream_source.name, frame, to=PushMode.ONLINE)
+                # What FeatureStore.push comes down to. Before and after that, push reads all views and services out of
+                # the registry, seven times an event: nine tenths of the time that an event took.
+                self._store.write_to_online_store(view.name, frame)
 
     def was_materialized(self) -> bool:
         """Whether a materialization came to its end since this was asked last: it may have laid older rows over ours."""
