@@ -45,23 +45,6 @@
     {%- if 'updated_at' in raw_column_names(table_name) %}, updated_at nulls first{% endif %}
 {%- endmacro %}
 
-{#-
-    When the outcome of a session version was known: by the first version with the same status. One branch a status keeps
-    all in the one sort that in_force_until needs.
--#}
-{% macro outcome_known_at() -%}
-    case status
-        {%- for status in raw_accepted_values('raw_sessions', 'status') %}
-        when '{{ status }}' then {{ known_at(
-            'resolved_at',
-            'min(case when in_force_from is not null and status = \'' ~ status ~ '\' then ' ~ delivered_at('loaded_at')
-            ~ ' end) over (partition by session_id order by ' ~ version_order('raw_sessions')
-            ~ ' rows between unbounded preceding and current row)'
-        ) }}
-        {%- endfor %}
-    end
-{%- endmacro %}
-
 {#- When a fact was known: when it happened, or when the first version that carries it came, less the grace. -#}
 {% macro known_at(event_at, first_delivered_at) -%}
     greatest({{ event_at }}, {{ dbt.dateadd('hour', -(var('arrival_grace_hours') | int), first_delivered_at) }})

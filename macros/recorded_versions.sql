@@ -49,53 +49,44 @@
 {%- endmacro %}
 
 {#-
-    Judged rows without those that were delivered twice, and `is_repeat`: whether another row of the same key and
-    `loaded_at`, accepted or rejected like this one, is kept instead of it. Only the few deliveries that came more than
-    once are sorted.
+    The rest of a base model, after its CTE `judged`: the CTEs that tell deliveries apart, set the clocks and make the
+    records, in `final`. `is_repeat`: another row of the same key and `loaded_at`, accepted or rejected like this one, is
+    kept instead of it. Only the few rows that came more than once are compared; and where a table has no `updated_at`,
+    its rows are delivered once as a rule, so that only the few others have versions to be put in order.
 -#}
-{% macro distinct_deliveries(table_name, relation) -%}
-    {%- set delivery = raw_key(table_name) + ['loaded_at'] -%}
+{% macro recorded_versions(table_name, of_customer=true) -%}
+{%- set has_versions = 'updated_at' in raw_column_names(table_name) -%}
+{%- set delivery = raw_key(table_name) + (['loaded_at'] if has_versions else []) -%}
+repeated_deliveries as (
+    select {{ delivery | join(', ') }}
+    from judged
+    group by {{ delivery | join(', ') }}
+    having count(*) > 1
+),
+
+deliveries as (
     select
-        {{ relation }}.*,
+        judged.*,
+        false as came_again,
         false as is_repeat
-    from {{ relation }}
+    from judged
     where not exists (
-        select 1
-        from (
-            select {{ delivery | join(', ') }}
-            from {{ relation }}
-            group by {{ delivery | join(', ') }}
-            having count(*) > 1
-        ) as repeated
-        where {{ same_key(delivery, relation, 'repeated') }}
+        select 1 from repeated_deliveries
+        where {{ same_key(delivery, 'judged', 'repeated_deliveries') }}
     )
     union all
     select
-        several.*,
+        repeated.*,
+        true as came_again,
         {{ delivery_number(table_name) }} > 1 as is_repeat
     from (
-        select distinct {{ relation }}.*
-        from {{ relation }}
+        select distinct judged.*
+        from judged
         where exists (
-            select 1
-            from (
-                select {{ delivery | join(', ') }}
-                from {{ relation }}
-                group by {{ delivery | join(', ') }}
-                having count(*) > 1
-            ) as repeated
-            where {{ same_key(delivery, relation, 'repeated') }}
+            select 1 from repeated_deliveries
+            where {{ same_key(delivery, 'judged', 'repeated_deliveries') }}
         )
-    ) as several
-{%- endmacro %}
-
-{#-
-    The rest of a base model, after its CTE `judged`: the CTEs that tell deliveries apart, set the clocks and make the
-    records, in `final`. `further` adds columns to the records (name → SQL).
--#}
-{% macro recorded_versions(table_name, of_customer=true, further={}) -%}
-deliveries as (
-    {{ distinct_deliveries(table_name, 'judged') }}
+    ) as repeated
 ),
 
 clocked as (
@@ -112,19 +103,31 @@ clocked as (
     from deliveries
 ),
 
+{%- set columns = raw_column_names(table_name) + ['rejection_reason', 'is_repeat', 'in_force_from'] %}
+
+versions as (
+    select
+        {{ columns | join(', ') }},
+        {{ in_force_until(table_name) }} as in_force_until
+    from clocked
+    {%- if not has_versions %}
+    where came_again
+    union all
+    select
+        {{ columns | join(', ') }},
+        cast(null as date) as in_force_until
+    from clocked
+    where not came_again
+    {%- endif %}
+),
+
 final as (
     select
-        {{ raw_column_names(table_name) | join(', ') }},
-        rejection_reason,
-        is_repeat,
-        {%- for name, expression in further.items() %}
-        {{ expression }} as {{ name }},
-        {%- endfor %}
-        in_force_from,
-        {{ in_force_until(table_name) }} as in_force_until,
+        {{ columns | join(', ') }},
+        in_force_until,
         {{ this_run() }} as recorded_in,
         cast(null as integer) as replaced_in
-    from clocked
+    from versions
 )
 {%- endmacro %}
 

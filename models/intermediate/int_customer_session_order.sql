@@ -14,11 +14,20 @@ session_outcomes as (
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         visible_from,
         visible_until
     from {{ ref('int_session_outcomes') }}
     where status = 'completed'
+),
+
+-- The first version that says so
+completions as (
+    select
+        session_id,
+        min({{ delivered_at('loaded_at') }}) as first_delivered_at
+    from {{ ref('stg_sessions') }}
+    where status = 'completed'
+    group by session_id
 ),
 
 session_versions as (
@@ -52,154 +61,213 @@ snapshots as (
 ),
 
 {%- set far_off = "cast('9999-12-31' as date)" %}
+{%- set chosen_tutor = 'case when chosen.consistency is not null then chosen.tutor_id else next_sessions.tutor_id end' %}
+{%- set recent = 20 %}
+{%- set long_ago = "cast('1900-01-01' as date)" %}
 
--- Versions that agree in all that matters here are one.
-completed_sessions as (
+-- Versions that agree in all that matters here are one
+same_outcomes as (
     select
         session_id,
         customer_id,
         tutor_id,
         subject,
         resolved_at,
-        outcome_known_at,
         min(visible_from) as visible_from,
         max(coalesce(visible_until, {{ far_off }})) as visible_until,
         sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off ~ ')', 'day') }}) as visible_days
     from session_outcomes
-    group by session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at
+    group by session_id, customer_id, tutor_id, subject, resolved_at
 ),
 
--- Most customers' sessions become visible in their order and stay so: a snapshot sees the first so many of one line.
--- Where a session vanished, changed or came out of turn, each snapshot gets a line of its own.
-unsteady_customers as (
-    select distinct customer_id
+-- … unless others came between them.
+interrupted_sessions as (
+    select session_id
+    from same_outcomes
+    where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
+),
+
+outcomes as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        visible_until
+    from same_outcomes
+    where session_id not in (select session_id from interrupted_sessions)
+    union all
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        coalesce(visible_until, {{ far_off }}) as visible_until
+    from session_outcomes
+    where session_id in (select session_id from interrupted_sessions)
+),
+
+completed_sessions as (
+    select
+        outcomes.session_id,
+        outcomes.customer_id,
+        outcomes.tutor_id,
+        outcomes.subject,
+        outcomes.resolved_at,
+        {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
+        outcomes.visible_from,
+        outcomes.visible_until
+    from outcomes
+    inner join completions
+        on outcomes.session_id = completions.session_id
+),
+
+-- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order and
+-- stay so. A new line begins where one vanishes or changes, or comes out of turn.
+line_starts as (
+    select
+        customer_id,
+        visible_until as line_from
+    from completed_sessions
+    where visible_until < {{ far_off }}
+    union
+    select
+        customer_id,
+        visible_from as line_from
     from (
         select
-            *,
-            lag(visible_from) over (
+            customer_id,
+            visible_from,
+            min(visible_from) over (
                 partition by customer_id
-                order by outcome_known_at, session_id
-            ) as previous_visible_from
+                order by outcome_known_at desc, session_id desc
+                rows between unbounded preceding and 1 preceding
+            ) as later_ones_visible_from
         from completed_sessions
     ) as in_order
-    where
-        visible_until < {{ far_off }}
-        or visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
-        or visible_from < previous_visible_from
+    where visible_from > later_ones_visible_from
 ),
 
 spine_lines as (
     select
         spine.customer_id,
         spine.snapshot_date,
-        case
-            when unsteady_customers.customer_id is not null then spine.snapshot_date else {{ far_off }}
-        end as line_date
+        coalesce(max(line_starts.line_from), {{ long_ago }}) as line_from
     from spine
-    left join unsteady_customers
-        on spine.customer_id = unsteady_customers.customer_id
+    left join line_starts
+        on
+            spine.customer_id = line_starts.customer_id
+            and spine.snapshot_date >= line_starts.line_from
+    group by spine.customer_id, spine.snapshot_date
 ),
 
-line_sessions as (
+lines as (
     select
         customer_id,
-        {{ far_off }} as line_date,
-        session_id,
-        tutor_id,
-        subject,
-        resolved_at,
-        outcome_known_at,
-        visible_from
-    from completed_sessions
-    where
-        customer_id in (select customer_id from spine)
-        and customer_id not in (select customer_id from unsteady_customers)
-    union all
-    select
-        spine_lines.customer_id,
-        spine_lines.line_date,
-        session_outcomes.session_id,
-        session_outcomes.tutor_id,
-        session_outcomes.subject,
-        session_outcomes.resolved_at,
-        session_outcomes.outcome_known_at,
-        session_outcomes.visible_from
+        line_from,
+        min(snapshot_date) as first_snapshot_date,
+        max(snapshot_date) as last_snapshot_date,
+        row_number() over (order by customer_id, line_from) as line
     from spine_lines
-    inner join session_outcomes
-        on
-            spine_lines.customer_id = session_outcomes.customer_id
-            and {{ is_visible_at('spine_lines.snapshot_date', 'session_outcomes') }}
-    where spine_lines.line_date < {{ far_off }}
+    group by customer_id, line_from
 ),
 
 -- In the order in which the warehouse came to know of them, with how many of the same subject there were by then
 numbered as (
     select
-        *,
+        lines.line,
+        completed_sessions.session_id,
+        completed_sessions.tutor_id,
+        completed_sessions.subject,
+        completed_sessions.resolved_at,
+        completed_sessions.visible_from,
         row_number() over so_far as position,
-        lag(tutor_id) over so_far as previous_tutor_id,
+        lag(completed_sessions.tutor_id) over so_far as previous_tutor_id,
         row_number() over (
-            partition by customer_id, line_date, subject
-            order by outcome_known_at, session_id
+            partition by lines.line, completed_sessions.subject
+            order by completed_sessions.outcome_known_at, completed_sessions.session_id
         ) as sessions_of_subject
-    from line_sessions
+    from lines
+    inner join completed_sessions
+        on
+            lines.customer_id = completed_sessions.customer_id
+            and lines.last_snapshot_date >= completed_sessions.visible_from
+            and lines.first_snapshot_date < completed_sessions.visible_until
     window so_far as (
-        partition by customer_id, line_date
-        order by outcome_known_at, session_id
+        partition by lines.line
+        order by completed_sessions.outcome_known_at, completed_sessions.session_id
     )
 ),
 
--- The most frequent subject so far, tie to the one seen last: that of the session with the greatest count and position
-{%- set million = 1000000 %}
+-- Line and position make one number, a session's place. The most frequent subject so far, tie to the one seen last, is that
+-- of the session with the greatest count and position. Sessions with the same tutor in a row are numbered as one run.
 ordered as (
     select
-        *,
-        mod(
-            max(sessions_of_subject * {{ million }} + position) over (
-                partition by customer_id, line_date
-                order by position
-                rows between unbounded preceding and current row
-            ),
-            {{ million }}
-        ) as primary_subject_position
+        line,
+        session_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        position,
+        position > 1 and tutor_id is distinct from previous_tutor_id as is_switch,
+        {{ session_place('line', 'position') }} as place,
+        {{ session_place('line', 'mod(max(' ~ one_number('sessions_of_subject', 'position') ~ ') over so_far, ' ~ million() ~ ')') }}
+            as primary_subject_place,
+        {{ session_place('line', 'sum(case when tutor_id is distinct from previous_tutor_id then 1 else 0 end) over so_far') }}
+            as tutor_run
     from numbered
+    window so_far as (
+        partition by line
+        order by position
+        rows between unbounded preceding and current row
+    )
 ),
 
 -- How many sessions of its line each snapshot sees
 counted as (
     select
         customer_id,
-        line_date,
         snapshot_date,
-        session_count
+        line,
+        session_count,
+        {{ session_place('line', 'session_count') }} as last_place
     from (
         select
             customer_id,
-            line_date,
             snapshot_date,
+            line,
             max(position) over (
-                partition by customer_id, line_date
+                partition by line
                 order by seen_on, is_snapshot
                 rows between unbounded preceding and current row
             ) as session_count
         from (
             select
-                customer_id,
-                line_date,
+                cast(null as {{ dbt.type_string() }}) as customer_id,
+                cast(null as date) as snapshot_date,
+                line,
                 visible_from as seen_on,
                 0 as is_snapshot,
-                cast(null as date) as snapshot_date,
                 position
             from ordered
             union all
             select
-                customer_id,
-                line_date,
-                snapshot_date as seen_on,
+                spine_lines.customer_id,
+                spine_lines.snapshot_date,
+                lines.line,
+                spine_lines.snapshot_date as seen_on,
                 1 as is_snapshot,
-                snapshot_date,
                 cast(null as bigint) as position
             from spine_lines
+            inner join lines
+                on
+                    spine_lines.customer_id = lines.customer_id
+                    and spine_lines.line_from = lines.line_from
         ) as time_line
     ) as running
     where
@@ -227,82 +295,100 @@ tutor_switches as (
         on cast(ordered.resolved_at as date) = window_days.event_date
     inner join counted
         on
-            ordered.customer_id = counted.customer_id
-            and ordered.line_date = counted.line_date
+            ordered.line = counted.line
             and window_days.snapshot_date = counted.snapshot_date
     where
-        ordered.position > 1
-        and ordered.position <= counted.session_count
-        and ordered.tutor_id is distinct from ordered.previous_tutor_id
+        ordered.is_switch
+        and ordered.place <= counted.last_place
     group by counted.customer_id, counted.snapshot_date
 ),
 
 -- The primary tutor: the most frequent one of the last 20 sessions, tie to the one seen last
-recent_sessions as (
-    {%- for age in range(20) %}
+seen_sessions as (
     select
-        customer_id,
-        line_date,
-        session_count,
-        session_count - {{ age }} as position
-    from counted
-    where session_count > {{ age }}
-    {{ 'union' if not loop.last }}
+        last_seen.place as last_place,
+        first_recent.place as first_place,
+        last_seen.tutor_run as last_run,
+        first_recent.tutor_run as first_run,
+        counts.session_count,
+        last_seen.primary_subject_place
+    from (
+        select distinct
+            line,
+            last_place,
+            session_count
+        from counted
+    ) as counts
+    inner join ordered as last_seen
+        on counts.last_place = last_seen.place
+    inner join ordered as first_recent
+        on greatest(counts.last_place - {{ recent - 1 }}, {{ session_place('counts.line', '1') }}) = first_recent.place
+),
+
+recent_runs as (
+    {%- for age in range(recent) %}
+    select
+        last_place,
+        first_place,
+        last_run - {{ age }} as tutor_run
+    from seen_sessions
+    where last_run - {{ age }} >= first_run
+    {{ 'union all' if not loop.last }}
     {%- endfor %}
+),
+
+tutor_runs as (
+    select
+        tutor_run,
+        tutor_id,
+        min(place) as first_place,
+        max(place) as last_place
+    from ordered
+    group by tutor_run, tutor_id
 ),
 
 recent_tutors as (
     select
-        recent_sessions.customer_id,
-        recent_sessions.line_date,
-        recent_sessions.session_count,
-        ordered.tutor_id,
-        count(*) as sessions,
-        max(ordered.position) as last_position
-    from recent_sessions
-    inner join ordered
-        on
-            recent_sessions.customer_id = ordered.customer_id
-            and recent_sessions.line_date = ordered.line_date
-            and recent_sessions.position = ordered.position
+        recent_runs.last_place,
+        tutor_runs.tutor_id,
+        cast(sum(
+            least(tutor_runs.last_place, recent_runs.last_place)
+            - greatest(tutor_runs.first_place, recent_runs.first_place)
+            + 1
+        ) as bigint) as sessions,
+        max(least(tutor_runs.last_place, recent_runs.last_place)) as tutor_place
+    from recent_runs
+    inner join tutor_runs
+        on recent_runs.tutor_run = tutor_runs.tutor_run
     group by
-        recent_sessions.customer_id,
-        recent_sessions.line_date,
-        recent_sessions.session_count,
-        ordered.tutor_id
+        recent_runs.last_place,
+        tutor_runs.tutor_id
 ),
 
-primary_tutors as (
+most_frequent_tutors as (
     select
-        customer_id,
-        line_date,
-        session_count,
-        tutor_id,
-        cast(sessions as double) / least(session_count, 20) as consistency
-    from (
-        select
-            *,
-            row_number() over (
-                partition by customer_id, line_date, session_count
-                order by sessions desc, last_position desc
-            ) as preference
-        from recent_tutors
-    ) as ranked
-    where preference = 1
+        last_place,
+        max(sessions) as sessions,
+        max({{ one_number('sessions', 'tutor_place - last_place + ' ~ recent) }}) as greatest_rank
+    from recent_tutors
+    group by last_place
 ),
 
-primary_subjects as (
+primaries as (
     select
-        ordered.customer_id,
-        ordered.line_date,
-        ordered.position as session_count,
+        seen_sessions.last_place,
+        cast(most_frequent_tutors.sessions as double) / least(seen_sessions.session_count, {{ recent }}) as consistency,
+        of_tutor.tutor_id,
         of_subject.subject
-    from ordered
-    inner join ordered as of_subject
+    from seen_sessions
+    inner join most_frequent_tutors
+        on seen_sessions.last_place = most_frequent_tutors.last_place
+    inner join ordered as of_tutor
         on
-            ordered.customer_id = of_subject.customer_id
-            and ordered.line_date = of_subject.line_date
-            and ordered.primary_subject_position = of_subject.position
+            most_frequent_tutors.last_place - {{ recent }} + mod(most_frequent_tutors.greatest_rank, {{ million() }})
+            = of_tutor.place
+    inner join ordered as of_subject
+        on seen_sessions.primary_subject_place = of_subject.place
 ),
 
 first_sessions as (
@@ -312,15 +398,28 @@ first_sessions as (
         max(case when ratings.rating >= {{ var('success_rating') }} then 1 else 0 end) as was_success
     from counted
     inner join ordered
-        on
-            counted.customer_id = ordered.customer_id
-            and counted.line_date = ordered.line_date
-            and ordered.position = 1
+        on {{ session_place('counted.line', '1') }} = ordered.place
     inner join ratings
         on
             ordered.session_id = ratings.session_id
             and {{ is_visible_at('counted.snapshot_date', 'ratings') }}
     group by counted.customer_id, counted.snapshot_date
+),
+
+chosen as (
+    select
+        spine.customer_id,
+        spine.snapshot_date,
+        primaries.consistency,
+        primaries.tutor_id,
+        primaries.subject
+    from spine
+    left join counted
+        on
+            spine.customer_id = counted.customer_id
+            and spine.snapshot_date = counted.snapshot_date
+    left join primaries
+        on counted.last_place = primaries.last_place
 ),
 
 -- The next session stands in for the primary tutor and subject of customers without a completed session.
@@ -332,98 +431,119 @@ next_sessions as (
         subject
     from (
         select
-            spine.customer_id,
-            spine.snapshot_date,
+            chosen.customer_id,
+            chosen.snapshot_date,
             session_versions.tutor_id,
             session_versions.subject,
             row_number() over (
-                partition by spine.customer_id, spine.snapshot_date
+                partition by chosen.customer_id, chosen.snapshot_date
                 order by session_versions.scheduled_at, session_versions.session_id
             ) as preference
-        from spine
+        from chosen
         inner join session_versions
             on
-                spine.customer_id = session_versions.customer_id
-                and {{ is_visible_at('spine.snapshot_date', 'session_versions') }}
+                chosen.customer_id = session_versions.customer_id
+                and {{ is_visible_at('chosen.snapshot_date', 'session_versions') }}
         where
-            session_versions.scheduled_at >= spine.snapshot_date
-            and (session_versions.status = 'scheduled' or session_versions.resolved_at >= spine.snapshot_date)
+            (chosen.consistency is null or chosen.subject is null)
+            and session_versions.scheduled_at >= chosen.snapshot_date
+            and (session_versions.status = 'scheduled' or session_versions.resolved_at >= chosen.snapshot_date)
     ) as ranked
     where preference = 1
 ),
 
 -- All ratings of a tutor, by any customer
-tutor_ratings as (
+rating_changes as (
     select
-        ratings.tutor_id,
-        snapshots.snapshot_date,
-        sum(ratings.rating) as rating_stars,
-        count(*) as ratings
+        tutor_id,
+        visible_from as changed_on,
+        rating as rating_stars,
+        1 as ratings
     from ratings
-    inner join snapshots
-        on {{ is_visible_at('snapshots.snapshot_date', 'ratings') }}
-    group by ratings.tutor_id, snapshots.snapshot_date
+    union all
+    select
+        tutor_id,
+        visible_until as changed_on,
+        -rating as rating_stars,
+        -1 as ratings
+    from ratings
+    where visible_until is not null
 ),
 
-chosen as (
+tutor_ratings as (
     select
-        spine.customer_id,
-        spine.snapshot_date,
-        primary_tutors.consistency,
-        coalesce(tutor_switches.switches, 0) as tutor_switches,
-        coalesce(first_sessions.was_success, 0) as first_session_was_success,
-        coalesce(primary_subjects.subject, next_sessions.subject) as subject,
-        case
-            when primary_tutors.consistency is not null then primary_tutors.tutor_id
-            else next_sessions.tutor_id
-        end as tutor_id
-    from spine
-    left join counted
-        on
-            spine.customer_id = counted.customer_id
-            and spine.snapshot_date = counted.snapshot_date
-    left join primary_tutors
-        on
-            counted.customer_id = primary_tutors.customer_id
-            and counted.line_date = primary_tutors.line_date
-            and counted.session_count = primary_tutors.session_count
-    left join primary_subjects
-        on
-            counted.customer_id = primary_subjects.customer_id
-            and counted.line_date = primary_subjects.line_date
-            and counted.session_count = primary_subjects.session_count
-    left join tutor_switches
-        on
-            spine.customer_id = tutor_switches.customer_id
-            and spine.snapshot_date = tutor_switches.snapshot_date
-    left join first_sessions
-        on
-            spine.customer_id = first_sessions.customer_id
-            and spine.snapshot_date = first_sessions.snapshot_date
-    left join next_sessions
-        on
-            spine.customer_id = next_sessions.customer_id
-            and spine.snapshot_date = next_sessions.snapshot_date
+        tutor_id,
+        snapshot_date,
+        rating_stars,
+        ratings
+    from (
+        select
+            tutor_id,
+            snapshot_date,
+            sum(rating_stars) over so_far as rating_stars,
+            sum(ratings) over so_far as ratings
+        from (
+            select
+                tutor_id,
+                changed_on,
+                0 as is_snapshot,
+                cast(null as date) as snapshot_date,
+                sum(rating_stars) as rating_stars,
+                sum(ratings) as ratings
+            from rating_changes
+            group by tutor_id, changed_on
+            union all
+            select
+                tutors.tutor_id,
+                snapshots.snapshot_date as changed_on,
+                1 as is_snapshot,
+                snapshots.snapshot_date,
+                0 as rating_stars,
+                0 as ratings
+            from (select distinct tutor_id from rating_changes) as tutors
+            cross join snapshots
+        ) as time_line
+        window so_far as (
+            partition by tutor_id
+            order by changed_on, is_snapshot
+            rows between unbounded preceding and current row
+        )
+    ) as running
+    where
+        snapshot_date is not null
+        and ratings > 0
 ),
 
 final as (
     select
         chosen.customer_id,
         chosen.snapshot_date,
-        chosen.tutor_id as primary_tutor_id,
+        {{ chosen_tutor }} as primary_tutor_id,
         coalesce(subjects.code, -1) as primary_subject,
         coalesce(chosen.consistency, 0.0) as tutor_consistency_score,
         coalesce(
             cast(tutor_ratings.rating_stars as double) / tutor_ratings.ratings, {{ var('neutral_rating') }}
         ) as primary_tutor_rating,
-        chosen.tutor_switches,
-        chosen.first_session_was_success
+        coalesce(tutor_switches.switches, 0) as tutor_switches,
+        coalesce(first_sessions.was_success, 0) as first_session_was_success
     from chosen
+    left join next_sessions
+        on
+            chosen.customer_id = next_sessions.customer_id
+            and chosen.snapshot_date = next_sessions.snapshot_date
+    left join tutor_switches
+        on
+            chosen.customer_id = tutor_switches.customer_id
+            and chosen.snapshot_date = tutor_switches.snapshot_date
+    left join first_sessions
+        on
+            chosen.customer_id = first_sessions.customer_id
+            and chosen.snapshot_date = first_sessions.snapshot_date
     left join subjects
-        on chosen.subject = subjects.subject
+        on coalesce(chosen.subject, next_sessions.subject) = subjects.subject
     left join tutor_ratings
         on
-            chosen.tutor_id = tutor_ratings.tutor_id
+            {{ chosen_tutor }} = tutor_ratings.tutor_id
             and chosen.snapshot_date = tutor_ratings.snapshot_date
 )
 

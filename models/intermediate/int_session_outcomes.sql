@@ -7,7 +7,6 @@ with session_versions as (
         subject,
         status,
         resolved_at,
-        outcome_known_at,
         duration_minutes,
         in_force_from,
         in_force_until
@@ -23,7 +22,6 @@ final as (
         status,
         duration_minutes,
         resolved_at,
-        outcome_known_at,
         {{ visible_from('resolved_at') }} as visible_from,
         in_force_until as visible_until
     from session_versions

@@ -6,7 +6,6 @@ with records as (
 final as (
     select
         {{ raw_column_names('raw_sessions') | join(', ') }},
-        outcome_known_at,
         in_force_from,
         in_force_until
     from records

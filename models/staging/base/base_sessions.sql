@@ -29,6 +29,6 @@ judged as (
         on delivered.customer_id = arrivals.arrived_customer_id
 ),
 
-{{ recorded_versions('raw_sessions', further={'outcome_known_at': outcome_known_at()}) }}
+{{ recorded_versions('raw_sessions') }}
 
 select * from final
