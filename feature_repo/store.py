@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-import pandas as pd
 from feast import FeatureStore, FeatureView
 from feast.project import Project
 from feast.repo_config import load_repo_config
@@ -27,9 +26,8 @@ from feature_repo.build import (
     served_relations,
 )
 from feature_repo.catalog import load_catalog
+from feature_repo.online import OnlineRows, online_rows
 from feature_repo.paths import feature_export_dir, feature_repo_dir
-
-LOOKUP_BATCH = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class Materialization:
     customers: int
     """Customers with a snapshot in force at ``as_of``: those that the online store now serves."""
     withdrawn: int
-    """Customers served before whose last snapshot is no longer in force."""
+    """Customers served before whose last snapshot is no longer in force: their rows are deleted."""
 
 
 def configuration_file() -> Path:
@@ -167,10 +165,10 @@ def materialize(
     """Make the online store serve the snapshots in force at ``as_of`` (default: the newest snapshot).
 
     Every customer with a snapshot in [as_of - 7 days, as_of] is written, so the result does not depend on
-    what was materialized before and a repetition, also after a kill, ends the same. Customers who have left
-    scope since are overwritten with nulls: Feast itself would serve their last values for ever. ``on_view``
-    is called with the name of each finished view. Raises ``StoreError`` when the online store is already
-    further than ``as_of``.
+    what was materialized before and a repetition, also after a kill, ends the same. The rows of customers who
+    have left scope since are deleted: Feast itself would serve their last values for ever. ``on_view`` is
+    called with the name of each finished view. Raises ``StoreError`` when the online store is already further
+    than ``as_of``.
     """
     check_sources(store)
     as_of = as_of or newest_snapshot()
@@ -183,17 +181,30 @@ def materialize(
             f"{as_of:%Y-%m-%d %H:%M} would serve old values. To start afresh, run `feast teardown` and "
             "`python -m feature_repo apply`."
         )
-    in_force, withdrawn = 0, set()
     for view in views:
-        served, expired = _customers(view.name, as_of)
-        in_force = max(in_force, served)
-        # Before the view's mark moves, so that a run killed in between does it again.
-        withdrawn.update(_withdraw(store, view, expired, as_of))
         with _silent():
             store.materialize(as_of - TTL, as_of, feature_views=[view.name])
         on_view(view.name)
-    log.info("materialized %d customers as of %s, withdrew %d", in_force, as_of, len(withdrawn))
-    return Materialization(as_of, in_force, len(withdrawn))
+    # Last, so that nobody is missing while the views are written after a pause of more than the ttl.
+    withdrawn = len(_online_rows(store).delete_expired(views, as_of - TTL))
+    customers = _customers_in_force(as_of)
+    log.info("materialized %d customers as of %s, withdrew %d", customers, as_of, withdrawn)
+    return Materialization(as_of, customers, withdrawn)
+
+
+def forget_online(store: FeatureStore, customer: str) -> int:
+    """Delete all that the online store holds of the customer; returns of how many views it held a row."""
+    return _online_rows(store).delete(registered_views(store), [customer])
+
+
+def _online_rows(store: FeatureStore) -> OnlineRows:
+    rows = online_rows(store.config, store.provider.online_store)
+    if rows is None:
+        raise StoreError(
+            f"Rows can be deleted from SQLite and Redis only, not from {store.config.online_store.type}: "
+            "customers who left would be served for ever."
+        )
+    return rows
 
 
 def _export_files(relation: str) -> str:
@@ -206,46 +217,22 @@ def _check_exported(relation: str) -> None:
         raise StoreError(f"There is no Parquet file in {directory}; run `dbt build` first.")
 
 
-def _customers(relation: str, as_of: datetime) -> tuple[int, list[str]]:
-    """Number of customers with a snapshot of ``relation`` in force at ``as_of``, and the customers whose last
-    one has expired."""
+def _customers_in_force(as_of: datetime) -> int:
+    """Number of customers with a snapshot of their features in force at ``as_of``."""
     catalog = load_catalog()
     with duckdb.connect() as connection:
-        rows = connection.execute(
+        return connection.execute(
             f"""
-            select {catalog.entity_key}, max({catalog.timestamp}) >= $oldest as in_force
-            from read_parquet($files) where {catalog.timestamp} <= $as_of
-            group by all order by 1
+            select count(distinct {catalog.entity_key}) from read_parquet($files)
+            where {catalog.timestamp} between $oldest and $as_of
             """,
             {
-                "files": _export_files(relation),
+                # The six families have the same keys: any of them tells.
+                "files": _export_files(catalog.families[0].relation),
                 "oldest": (as_of - TTL).replace(tzinfo=None),
                 "as_of": as_of.replace(tzinfo=None),
             },
-        ).fetchall()
-    expired = [customer for customer, in_force in rows if not in_force]
-    return len(rows) - len(expired), expired
-
-
-def _withdraw(store: FeatureStore, view: FeatureView, customers: list[str], as_of: datetime) -> list[str]:
-    """Overwrite what the online store holds of ``customers`` with nulls; returns those that it held."""
-    catalog = load_catalog()
-    probe = view.features[0].name
-    served: list[str] = []
-    for start in range(0, len(customers), LOOKUP_BATCH):
-        batch = customers[start : start + LOOKUP_BATCH]
-        values = store.get_online_features(
-            [f"{view.name}:{probe}"], [{catalog.entity_key: customer} for customer in batch]
-        ).to_dict()[probe]
-        served += [customer for customer, value in zip(batch, values, strict=True) if value is not None]
-    if served:
-        dtypes = {"Int32": "Int32", "Float64": "Float64", "String": "string"}
-        nulls = pd.DataFrame({catalog.entity_key: served})
-        for field in view.features:
-            nulls[field.name] = pd.array([None] * len(served), dtype=dtypes[str(field.dtype)])
-        nulls[catalog.timestamp] = as_of
-        store.provider.ingest_df(view, nulls)
-    return served
+        ).fetchone()[0]
 
 
 @contextlib.contextmanager
