@@ -1,9 +1,10 @@
-"""How long an event takes to the online store: `python -m benchmarks.freshness --events 300`, after `make run`.
+"""How long an event takes to the online store: `python -m benchmarks.freshness --events 300`, after `make
+run`.
 
-Events of customers in scope, one at a time: logins, payments, calls, and ratings, which change the features of every
-customer with that tutor. The clock runs from the JSON line until a look-up serves the customer's new row; alerts are
-written by then. Works on the warehouse and models that are there, and on a raw feed and an online store of its own, so
-nothing is left behind.
+Events of customers in scope, one at a time: logins, payments, calls, and ratings, which change the features
+of every customer with that tutor. The clock runs from the JSON line until a look-up serves the customer's
+new row; alerts are written by then. Works on the warehouse and models that are there, and on a raw feed and
+an online store of its own, so nothing is left behind.
 """
 
 from __future__ import annotations
@@ -89,11 +90,15 @@ def measure(folder: Path, count: int) -> None:
     for column in ("event", "events", "p50", "p99", "greatest"):
         table.add_column(column, justify="left" if column == "event" else "right")
     for kind, values in [*sorted(seconds.items()), ("all", [each for of in seconds.values() for each in of])]:
-        numbers = [f"{each:.2f}" for each in (np.percentile(values, 50), np.percentile(values, 99), max(values))]
+        numbers = [
+            f"{each:.2f}" for each in (np.percentile(values, 50), np.percentile(values, 99), max(values))
+        ]
         table.add_row(kind, str(len(values)), *numbers)
     console.print(table)
     means = {method: np.mean([each[method] for each in parts]) for _, method in PARTS}
-    console.print("mean seconds: " + ", ".join(f"{name.strip('_')} {value:.3f}" for name, value in means.items()))
+    console.print(
+        "mean seconds: " + ", ".join(f"{name.strip('_')} {value:.3f}" for name, value in means.items())
+    )
     console.print(f"start: {start_seconds:.1f} s; load: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     stream.close()
 
@@ -114,15 +119,19 @@ def _watch(owner: type, method: str, spent: dict[str, float]) -> None:
 def events(count: int) -> Iterator[tuple[str, str, bytes]]:
     """Kind, customer and JSON line, a minute apart, in the day after the newest snapshot."""
     with duckdb.connect(str(warehouse_path()), read_only=True) as connection:
-        snapshot = connection.execute("select max(feature_timestamp) from features.customer_features").fetchone()[0]
+        snapshot = connection.execute(
+            "select max(feature_timestamp) from features.customer_features"
+        ).fetchone()[0]
         customers = connection.execute(
             "select customer_id from features.customer_features where feature_timestamp = ? "
             "order by hash(customer_id) limit ?",
             [snapshot, count],
         ).fetchall()
-        columns = "session_id, customer_id, tutor_id, subject, booked_at, confirmed_at, scheduled_at, status, resolved_at"
+        columns = "session_id, customer_id, tutor_id, subject, booked_at, confirmed_at, scheduled_at"
         result = connection.execute(
-            f"select {columns}, duration_minutes, rating, rated_at, updated_at, loaded_at from staging.stg_sessions "
+            f"select {columns}, status, resolved_at, duration_minutes, rating, rated_at, updated_at, "
+            "loaded_at from "
+            "staging.stg_sessions "
             "where status = 'completed' and in_force_until is null "
             "qualify row_number() over (partition by customer_id order by resolved_at desc, session_id) = 1"
         )
@@ -136,7 +145,10 @@ def events(count: int) -> Iterator[tuple[str, str, bytes]]:
         if kind == "rating" and customer not in sessions:
             kind = "login"
         table, row = {
-            "login": ("raw_app_events", {"event_id": f"x{number}", "occurred_at": moment, "event_type": "login"}),
+            "login": (
+                "raw_app_events",
+                {"event_id": f"x{number}", "occurred_at": moment, "event_type": "login"},
+            ),
             "payment": (
                 "raw_payments",
                 {
@@ -162,7 +174,8 @@ def events(count: int) -> Iterator[tuple[str, str, bytes]]:
             ),
             "rating": (
                 "raw_sessions",
-                sessions.get(customer, {}) | {"rating": 1 + number % 5, "rated_at": moment, "updated_at": moment},
+                sessions.get(customer, {})
+                | {"rating": 1 + number % 5, "rated_at": moment, "updated_at": moment},
             ),
         }[kind]
         plain = {

@@ -23,7 +23,9 @@ from streaming.sources import KinesisSource, LinesSource, RedisSource, Source
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until the source ends (files and pipes) or for ever (streams); the exit code is 0 only for an end."""
+    """Run until the source ends (files and pipes) or for ever (streams); the exit code is 0 only for an
+    end.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("streaming").setLevel(logging.INFO)
@@ -50,16 +52,28 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m streaming", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--file", metavar="PATH", help="JSON lines; - reads stdin, whose position cannot be remembered")
-    source.add_argument("--redis", metavar="STREAM", help="a Redis stream, read as the consumer group customer_health")
-    source.add_argument("--kinesis", metavar="STREAM", help="a Kinesis stream; boto3 finds region and credentials")
+    source.add_argument(
+        "--file", metavar="PATH", help="JSON lines; - reads stdin, whose position cannot be remembered"
+    )
+    source.add_argument(
+        "--redis", metavar="STREAM", help="a Redis stream, read as the consumer group customer_health"
+    )
+    source.add_argument(
+        "--kinesis", metavar="STREAM", help="a Kinesis stream; boto3 finds region and credentials"
+    )
     parser.add_argument("--follow", action="store_true", help="with --file: wait for what is appended")
     parser.add_argument("--redis-url", default="redis://localhost:6379", metavar="URL")
     parser.add_argument(
-        "--alerts", action="append", default=[], metavar="PATH", help="append alerts to a file as JSON lines; - prints"
+        "--alerts",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="append alerts to a file as JSON lines; - prints",
     )
     parser.add_argument("--webhook", action="append", default=[], metavar="URL", help="POST alerts as JSON")
-    parser.add_argument("--sns", action="append", default=[], metavar="ARN", help="publish alerts to an SNS topic")
+    parser.add_argument(
+        "--sns", action="append", default=[], metavar="ARN", help="publish alerts to an SNS topic"
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -67,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="what the stream remembers (default: data/stream)",
     )
-    parser.add_argument("--vars", default="{}", metavar="JSON", help="dbt variables, those of the nightly build")
+    parser.add_argument(
+        "--vars", default="{}", metavar="JSON", help="dbt variables, those of the nightly build"
+    )
     return parser
 
 

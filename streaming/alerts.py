@@ -46,7 +46,15 @@ RULES = (
 )
 
 _NAMESPACE = uuid.UUID("6f4c1f4e-6b0c-4d53-9d0b-6f4d0f1f7f4e")
-_CONTEXT = ("model_version", "health_tier", "churn_risk_30d", "health_score", "reason_1", "reason_2", "reason_3")
+_CONTEXT = (
+    "model_version",
+    "health_tier",
+    "churn_risk_30d",
+    "health_score",
+    "reason_1",
+    "reason_2",
+    "reason_3",
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,7 @@ class Alert:
     customer_id: str
     rule: str
     message: str
-
-    @property
-    def json(self) -> str:
-        """The whole alert as one line of JSON."""
-        return self.message
+    """All of it as one line of JSON."""
 
 
 def crossing(rule: Rule, customer: str, known_at: datetime, row: Mapping[str, Any]) -> Alert:
@@ -89,7 +93,9 @@ def crossing(rule: Rule, customer: str, known_at: datetime, row: Mapping[str, An
 
 
 def sides(row: Mapping[str, Any]) -> dict[str, bool]:
-    """By rule, whether a row of features and predictions lies on the side that alerts; only for values that are there."""
+    """By rule, whether a row of features and predictions lies on the side that alerts; only for values that
+    are there.
+    """
     return {rule.name: rule.holds(row[rule.column]) for rule in RULES if _plain(row[rule.column]) is not None}
 
 

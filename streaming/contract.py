@@ -167,8 +167,8 @@ def _table(table: dict[str, Any]) -> RawTable:
 def parse_event(text: str | bytes) -> Event:
     """The event in a JSON text. Raises ``EventError`` when it has not the form of a raw table.
 
-    A value outside the contract's lists and bounds is no error here: such a row goes into the raw feed, and from
-    there into the quarantine.
+    A value outside the contract's lists and bounds is no error here: such a row goes into the raw feed, and
+    from there into the quarantine.
     """
     try:
         row = json.loads(text, parse_float=Decimal)

@@ -39,7 +39,7 @@ class CustomerFeatures:
         self.models = models
 
     def prepare(self) -> None:
-        """Read reference tables and models anew; after each rebuild of the history."""
+        """Make the views and read reference tables and champion anew; after each rebuild of the history."""
         run = self.connection.execute
         register(self.connection)
         for schema in sorted(self.models.schemas):
@@ -56,15 +56,17 @@ class CustomerFeatures:
         # The first prediction of a process compiles the models; better before the first event than after it.
         run(
             "select predict_customer_health(rows), explain_churn_risk_30d(rows) "
-            f"from (from {HISTORY}.{FEATURES} limit 1) as rows where exists (select 1 from predictions.model_versions "
+            f"from (from {HISTORY}.{FEATURES} limit 1) as rows where exists (select 1 from "
+            "predictions.model_versions "
             "where is_champion)"
         ).fetchall()
 
     def compute(self, customers: Sequence[str], snapshot: date) -> Iterator[tuple[pd.DataFrame, set[str]]]:
         """The snapshot of the customers as far as they are in scope of it, some at a time.
 
-        Yields a frame with the columns of the features and, as far as a champion scores the snapshot, of its predictions
-        (nulls otherwise), one row a customer; and the tutors with other ratings than the history had.
+        Yields a frame with the columns of the features and, as far as a champion scores the snapshot, of
+        its predictions (nulls otherwise), one row a customer; and the tutors with other ratings than the
+        history had.
         """
         for start in range(0, len(customers), AT_ONCE):
             yield self._compute(list(customers[start : start + AT_ONCE]), snapshot)
@@ -81,15 +83,18 @@ class CustomerFeatures:
                     if event.table == table.name
                 }
                 rows = self.connection.execute(
-                    f"select distinct {table.key[0]}, loaded_at, rejection_reason from staging.base_{table.feed} "
+                    f"select distinct {table.key[0]}, loaded_at, rejection_reason from "
+                    f"staging.base_{table.feed} "
                     f"where rejection_reason is not null and {table.key[0]} in ({_listed(keys)})"
                 ).fetchall()
                 found += [
-                    Rejection(table.name, key, reason) for key, loaded_at, reason in rows if (key, loaded_at) in loads
+                    Rejection(table.name, key, reason)
+                    for key, loaded_at, reason in rows
+                    if (key, loaded_at) in loads
                 ]
         return found
 
-    # === The small warehouse ==================================================================================
+    # === The small warehouse ================================================================================
 
     def _compute(self, customers: list[str], snapshot: date) -> tuple[pd.DataFrame, set[str]]:
         run = self.connection.execute
@@ -108,11 +113,13 @@ class CustomerFeatures:
         return frame, tutors
 
     def _select(self, model: Model) -> str | None:
-        """Another SELECT than the model's own, where rows of other customers belong to the features: None elsewhere."""
+        """Another SELECT than the model's own, where rows of other customers belong to the features: None
+        elsewhere.
+        """
         if model.name != RATINGS:
             return None
-        # A tutor's rating is made of all customers' ratings. Those of customers who are not here come as the same
-        # model judged them, in the night or when their rows came.
+        # A tutor's rating is made of all customers' ratings. Those of customers who are not here come as
+        # the same model judged them, in the night or when their rows came.
         return (
             f"from ({model.sql}) union all from {HISTORY}.ratings where tutor_id in (select tutor_id from "
             f"staging.stg_sessions) and session_id not in {SESSIONS}"
@@ -124,13 +131,17 @@ class CustomerFeatures:
         )
 
     def _take_rows_of(self, customers: list[str]) -> None:
-        """The customers' raw rows; and whole rows that were theirs once, with the customers whose they are now."""
+        """The customers' raw rows; and whole rows that were theirs once, with the customers whose they are
+        now.
+        """
         run = self.connection.execute
         moved: dict[str, set[str]] = {}
         owners = set(customers)
         for table, key, owner in run(
-            f"select source_table, row_key, {CUSTOMER} from {HISTORY}.moved_keys where (source_table, row_key) in "
-            f"(select (source_table, row_key) from {HISTORY}.moved_keys where {CUSTOMER} in ({_listed(customers)}))"
+            f"select source_table, row_key, {CUSTOMER} from {HISTORY}.moved_keys where (source_table, "
+            "row_key) in "
+            f"(select (source_table, row_key) from {HISTORY}.moved_keys where {CUSTOMER} in "
+            f"({_listed(customers)}))"
         ).fetchall():
             moved.setdefault(table, set()).add(key)
             owners.add(owner)
@@ -144,13 +155,18 @@ class CustomerFeatures:
             run(f"create or replace table raw.{table.name} as from {HISTORY}.{table.name} where {condition}")
 
     def _keep_ratings(self) -> set[str]:
-        """Bring the history's ratings of the sessions that are here up to date; returns the tutors for whom they change."""
+        """Bring the history's ratings of the sessions that are here up to date; returns the tutors for whom
+        they change.
+        """
         run = self.connection.execute
         run(
             f"create or replace temp table ratings_now as from intermediate.{RATINGS} "
             f"where session_id in {SESSIONS}"
         )
-        run(f"create or replace temp table ratings_before as from {HISTORY}.ratings where session_id in {SESSIONS}")
+        run(
+            f"create or replace temp table ratings_before as from {HISTORY}.ratings where session_id "
+            f"in {SESSIONS}"
+        )
         tutors = {
             row[0]
             for row in run(

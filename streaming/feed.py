@@ -1,9 +1,10 @@
 """Appending to the raw feed, in files that the nightly build reads.
 
-One file a table and day grows: it is written anew under another name, flushed to the disk and renamed, so a reader
-sees the file before or after, never a part. After ``ROWS_A_FILE`` rows a further file is begun, which bounds what an
-event costs however many come in a day. The night's ledger knows a file by size and time of change, so what has grown is read
-again, and rows that it knew count once (docs/decisions.md, "Increments").
+One file a table and day grows: it is written anew under another name, flushed to the disk and renamed, so a
+reader sees the file before or after, never a part. After ``ROWS_A_FILE`` rows a further file is begun,
+which bounds what an event costs however many come in a day. The night's ledger knows a file by size and
+time of change, so what has grown is read again, and rows that it knew count once (docs/decisions.md,
+"Increments").
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import pyarrow.parquet as pq
 from streaming.contract import Event, RawTable, load_contract
 
 ROWS_A_FILE = 10_000
-"""Rewriting a file of so many rows takes 6 to 15 ms (raw_sessions, the widest table); a folder gets a file more for each."""
+"""Rewriting a file of so many rows takes 6 to 15 ms (raw_sessions, the widest table); a folder gets a file
+more for each.
+"""
 
 
 class RawFeed:
@@ -45,7 +48,8 @@ class RawFeed:
             number, held = number + 1, held.slice(0, 0)
         grown = pa.concat_tables([held, rows]).combine_chunks()
         write_durably(self._path(table, day, number), grown)
-        # Yesterday's files do not grow again but for what is late; a row of theirs is read back when one does.
+        # Yesterday's files do not grow again but for what is late; a row of theirs is read back when one
+        # does.
         self._growing = {key: value for key, value in self._growing.items() if key[1] == day}
         self._growing[table.name, day] = (number, grown)
 

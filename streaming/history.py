@@ -1,8 +1,8 @@
 """What was delivered so far: the raw rows behind the warehouse, and those that no night has read yet.
 
-A DuckDB file of the stream's own, laid out for look-ups by customer, so that the warehouse is opened only while it is
-copied (some seconds after a night) and never stands in a night's way. It can always be made again from the warehouse and
-the raw feed, and is, at every start.
+A DuckDB file of the stream's own, laid out for look-ups by customer, so that the warehouse is opened only
+while it is copied (some seconds after a night) and never stands in a night's way. It can always be made
+again from the warehouse and the raw feed, and is, at every start.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class History:
         self.models = models
         self._attached = False
 
-    # === Making it ============================================================================================
+    # === Making it ==========================================================================================
 
     def rebuild(self, warehouse: Path) -> datetime:
         """Copy what the last night knew; returns its snapshot.
 
-        Raises ``WarehouseBusyError``, with the history as it was, while another process writes the warehouse, and
-        ``StreamError`` when there is no warehouse or it has no snapshot.
+        Raises ``WarehouseBusyError``, with the history as it was, while another process writes the
+        warehouse, and ``StreamError`` when there is no warehouse or it has no snapshot.
         """
         if not warehouse.exists():
             raise StreamError(f"There is no warehouse at {warehouse}; build it with 'dbt build' first.")
@@ -106,18 +106,21 @@ class History:
         run(
             f"create table {HISTORY}.primary_tutors as select {CUSTOMER}, primary_tutor_id "
             f"from {WAREHOUSE}.intermediate.int_customer_session_order "
-            f"where snapshot_date = (select max(snapshot_date) from {WAREHOUSE}.intermediate.int_customer_session_order) "
+            "where snapshot_date = (select max(snapshot_date) from "
+            f"{WAREHOUSE}.intermediate.int_customer_session_order) "
             "and primary_tutor_id is not null"
         )
         for seed in self.models.seeds:
             run(f"create table {HISTORY}.{seed.split('.')[1]} as from {WAREHOUSE}.{seed}")
         for relation in ("features.customer_features", "predictions.customer_predictions"):
             run(
-                f"create table {HISTORY}.{relation.split('.')[1]} as from {WAREHOUSE}.{relation} where feature_timestamp "
+                f"create table {HISTORY}.{relation.split('.')[1]} as from {WAREHOUSE}.{relation} "
+                "where feature_timestamp "
                 f"= (select max(feature_timestamp) from {WAREHOUSE}.features.customer_features)"
             )
         run(
-            f"create table {HISTORY}.files_read as select source_table, parse_filename(file) as file, size, modified_at "
+            f"create table {HISTORY}.files_read as select source_table, parse_filename(file) as file, "
+            "size, modified_at "
             f"from {WAREHOUSE}.raw.files_read"
         )
         snapshot = run(f"select max(feature_timestamp) from {HISTORY}.customer_features").fetchone()[0]
@@ -134,7 +137,8 @@ class History:
                 if not any((directory / table.name).glob(f"*.{extension}")):
                     continue
                 files = self.connection.execute(
-                    "select filename from read_blob(?) where (parse_filename(filename), size, last_modified) not in "
+                    "select filename from read_blob(?) where (parse_filename(filename), size, "
+                    "last_modified) not in "
                     f"(select (file, size, modified_at) from {HISTORY}.files_read where source_table = ?)",
                     [pattern, table.name],
                 ).fetchall()
@@ -143,7 +147,8 @@ class History:
                         self._hold_file_rows(table, extension, [file for (file,) in files])
                     except duckdb.Error as error:
                         log.warning(
-                            "%s: unread files leave the stream alone until the nightly build has judged them: %s",
+                            "%s: unread files leave the stream alone until the nightly build has "
+                            "judged them: %s",
                             table.name,
                             str(error).splitlines()[0],
                         )
@@ -160,15 +165,17 @@ class History:
         described = self.connection.execute(f"describe from {reader}", {"files": files}).fetchall()
         found = {row[0].lower() for row in described}
         columns = [
-            f"cast({column.name if column.name in found or not column.is_optional else 'null'} as {column.data_type}) "
+            f"cast({column.name if column.name in found or not column.is_optional else 'null'} as "
+            f"{column.data_type}) "
             f"as {column.name}"
             for column in table.columns
         ]
         self.connection.execute(
-            f"create or replace temp table held as select {', '.join(columns)} from {reader}", {"files": files}
+            f"create or replace temp table held as select {', '.join(columns)} from {reader}",
+            {"files": files},
         )
 
-    # === Adding to it =========================================================================================
+    # === Adding to it =======================================================================================
 
     def add(self, events: Sequence[Event]) -> Delivery:
         """Add delivered rows; those that are there already, to the last column, are left out."""
@@ -195,11 +202,15 @@ class History:
         return fresh
 
     def _versions(self, table: RawTable, events: Sequence[Event]) -> str:
-        """A query for all rows with one of the keys of the events; keys in it are literals, which spare a scan."""
+        """A query for all rows with one of the keys of the events; keys in it are literals, which spare a
+        scan.
+        """
         key = table.key[0]
         values = {event.values[key] for event in events}
         listed = ", ".join("'" + value.replace("'", "''") + "'" for value in sorted(values - {None}))
-        conditions = ([f"{key} in ({listed})"] if listed else []) + ([f"{key} is null"] if None in values else [])
+        conditions = ([f"{key} in ({listed})"] if listed else []) + (
+            [f"{key} is null"] if None in values else []
+        )
         return f"from {HISTORY}.{table.name} where {' or '.join(conditions)}"
 
     def _add_events(self, table: RawTable, events: Sequence[Event]) -> Delivery:
@@ -210,7 +221,7 @@ class History:
         return self._add_held(table, self._versions(table, events))
 
     def _add_held(self, table: RawTable, known: str) -> Delivery:
-        """Add the rows of the table ``held``; ``known`` is a query for all rows that may equal one of them."""
+        """Add the rows of the table ``held``; ``known`` is a query for all that may equal one of them."""
         run = self.connection.execute
         run(f"create or replace temp table fresh as from held except ({known})")
         rows = run("select count(*) from fresh").fetchone()[0]
@@ -222,7 +233,8 @@ class History:
             customers |= {
                 row[0]
                 for row in run(
-                    f"select distinct {CUSTOMER} from ({known}) where {table.key[0]} in (select {table.key[0]} from fresh)"
+                    f"select distinct {CUSTOMER} from ({known}) where {table.key[0]} in (select "
+                    f"{table.key[0]} from fresh)"
                 ).fetchall()
             }
         run(f"insert into {HISTORY}.{table.name} from fresh")
@@ -244,7 +256,9 @@ class History:
         )
 
     def _moments(self, table: RawTable) -> tuple[datetime, ...]:
-        """When the rows of the table ``fresh`` were known: by their load less the grace, or by what happened in them."""
+        """When the rows of the table ``fresh`` were known: by their load less the grace, or by what
+        happened in them.
+        """
         times = [column.name for column in table.columns if column.is_event_time]
         happened = f"greatest({', '.join(times)})" if times else "cast(null as timestamp)"
         known_at = f"coalesce(loaded_at - interval {self.models.grace_hours} hour, {happened})"
@@ -258,7 +272,8 @@ class History:
         # A row that changed hands: what its first owner sees hangs on versions that are another customer's.
         key = table.key[0]
         self.connection.execute(
-            f"insert into {HISTORY}.moved_keys select distinct '{table.name}', {key}, {CUSTOMER} from {relation} "
+            f"insert into {HISTORY}.moved_keys select distinct '{table.name}', {key}, {CUSTOMER} from "
+            f"{relation} "
             f"where {CUSTOMER} is not null and {key} in (select {key} from {relation} group by {key} "
             f"having count(distinct {CUSTOMER}) > 1)"
         )

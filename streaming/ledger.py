@@ -15,7 +15,9 @@ from typing import Any
 from streaming.alerts import RULES, Alert, crossing, sides
 
 TICK = timedelta(microseconds=1)
-"""Two publications of a customer are at least so far apart: Redis ignores a row that is not newer than what it has."""
+"""Two publications of a customer are at least so far apart: Redis ignores a row that is not newer than what
+it has.
+"""
 
 _SCHEMA = """
 create table if not exists positions (source text primary key, position text not null);
@@ -23,10 +25,13 @@ create table if not exists publications (
     customer_id text primary key, snapshot text not null, known_at text not null
 );
 create table if not exists sides (
-    customer_id text, rule text, is_alert integer not null, known_at text not null, primary key (customer_id, rule)
+    customer_id text, rule text, is_alert integer not null, known_at text not null,
+    primary key (customer_id, rule)
 );
 create table if not exists outbox (
-    alert_id text, sink text, message text not null, is_sent integer not null default 0, primary key (alert_id, sink)
+    alert_id text, sink text, customer_id text not null, message text not null,
+    is_sent integer not null default 0,
+    primary key (alert_id, sink)
 );
 create index if not exists unsent on outbox (sink) where not is_sent;
 create table if not exists nights (snapshot text primary key);
@@ -45,7 +50,7 @@ class Ledger:
         """Close the file."""
         self._connection.close()
 
-    # === Positions ============================================================================================
+    # === Positions ==========================================================================================
 
     def position(self, source: str) -> str | None:
         """Up to where a source was read and all of it dealt with."""
@@ -55,14 +60,16 @@ class Ledger:
     def move(self, source: str, position: str) -> None:
         """Remember a position."""
         self._connection.execute(
-            "insert into positions values (?, ?) on conflict (source) do update set position = excluded.position",
+            "insert into positions values (?, ?) on conflict (source) do update set position = "
+            "excluded.position",
             [source, position],
         )
 
-    # === Publications =========================================================================================
+    # === Publications =======================================================================================
 
     def reserve(self, customers: Sequence[str], snapshot: date, known_at: datetime) -> dict[str, datetime]:
-        """When each customer's next row is to have been known: now, but after the row before and short of the snapshot.
+        """When each customer's next row is to have been known: now, but after the row before and short of
+        the snapshot.
 
         Noted before the rows go out, so that after a kill no other row goes out under the same time.
         """
@@ -88,16 +95,14 @@ class Ledger:
         ).fetchall()
         return [customer for (customer,) in rows]
 
-    # === Alerts ===============================================================================================
-
-    def knows_a_night(self) -> bool:
-        """Whether any night was observed: before, nobody is on any side."""
-        return self._connection.execute("select 1 from nights").fetchone() is not None
+    # === Alerts =============================================================================================
 
     def observed(self, snapshot: date) -> bool:
         """Whether the night of this snapshot was observed."""
         return (
-            self._connection.execute("select 1 from nights where snapshot = ?", [snapshot.isoformat()]).fetchone()
+            self._connection.execute(
+                "select 1 from nights where snapshot = ?", [snapshot.isoformat()]
+            ).fetchone()
             is not None
         )
 
@@ -108,14 +113,17 @@ class Ledger:
         sinks: Sequence[str],
         night: date | None = None,
     ) -> list[Alert]:
-        """Compare rows with the last known side of each customer; write down the new ones and an alert a crossing.
+        """Compare rows with the last known side of each customer; write down the new ones and an alert a
+        crossing.
 
-        A customer without a known side was on the calm one. Sides and outbox change in one transaction, with the night
-        when the rows are a night's; those of the first night are taken as they are, because a first start is no crossing.
+        A customer without a known side was on the calm one. Sides and outbox change in one transaction,
+        with the night when the rows are a night's; those of the first night are taken as they are, because
+        a first start is no crossing.
         """
         alerts: list[Alert] = []
         with self._transaction() as run:
-            is_first = night is not None and not run("select 1 from nights").fetchone()
+            # Rules of which nothing was known of anybody before this night: what it shows is no crossing.
+            known = {rule for (rule,) in run("select distinct rule from sides").fetchall()}
             for row in rows:
                 customer = row["customer_id"]
                 moment = known_at[customer]
@@ -130,21 +138,37 @@ class Ledger:
                     if rule.name not in now:
                         continue
                     was, since = before.get(rule.name, (False, ""))
-                    if since > moment.isoformat():  # a night that ends after the row for the next one went out
+                    if (
+                        since > moment.isoformat()
+                    ):  # a night that ends after the row for the next one went out
                         continue
                     run(
                         "insert into sides values (?, ?, ?, ?) on conflict (customer_id, rule) do update "
                         "set is_alert = excluded.is_alert, known_at = excluded.known_at",
                         [customer, rule.name, now[rule.name], moment.isoformat()],
                     )
-                    if now[rule.name] and not was and not is_first:
+                    if now[rule.name] and not was and (night is None or rule.name in known):
                         alerts.append(crossing(rule, customer, moment, row))
             for alert in alerts:
                 for sink in sinks:
-                    run("insert or ignore into outbox values (?, ?, ?, 0)", [alert.alert_id, sink, alert.json])
+                    run(
+                        "insert or ignore into outbox values (?, ?, ?, ?, 0)",
+                        [alert.alert_id, sink, alert.customer_id, alert.message],
+                    )
             if night is not None:
                 run("insert or ignore into nights values (?)", [night.isoformat()])
         return alerts
+
+    def forget(self, customer: str) -> int:
+        """Delete every trace of a customer; returns how many rows there were. An alert not yet sent is not
+        sent.
+        """
+        with self._transaction() as run:
+            run("pragma secure_delete = on")
+            return sum(
+                run(f"delete from {table} where customer_id = ?", [customer]).rowcount
+                for table in ("publications", "sides", "outbox")
+            )
 
     def unsent(self, sink: str) -> list[tuple[str, str]]:
         """Alert ids and messages that a sink has not taken yet, oldest first."""

@@ -1,4 +1,6 @@
-"""The nightly build's own statements, as dbt compiles them from the models for a warehouse that holds nothing yet."""
+"""The nightly build's own statements, as dbt compiles them from the models for a warehouse that holds
+nothing yet.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from streaming.errors import StreamError
 FEATURES = "customer_features"
 PREDICTIONS = "customer_predictions"
 SNAPSHOTS = "int_snapshots"
-"""Given by the stream, which takes one snapshot; all that stands before it in the graph (as-of date, share of rejected
-rows) is about the run as a whole."""
+"""Given by the stream, which takes one snapshot; all that stands before it in the graph (as-of date, share
+of rejected rows) is about the run as a whole.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Models:
 
 
 def compile_models(work: Path, variables: Mapping[str, Any] | None = None) -> Models:
-    """Compile the dbt project, in ``work``, and read what it says. Raises ``StreamError`` when dbt does not succeed."""
+    """Compile the dbt project, in ``work``, and read what it says. Raises ``StreamError`` when dbt does not
+    succeed.
+    """
     root = repository_root()
     run = subprocess.run(
         [
@@ -68,8 +73,8 @@ def compile_models(work: Path, variables: Mapping[str, Any] | None = None) -> Mo
             *("--select", f"+{FEATURES}", f"+{PREDICTIONS}", "--vars", json.dumps(dict(variables or {}))),
         ],
         cwd=root,
-        # A database in memory: dbt locks no warehouse, and finds none of its tables, so every statement is that of a
-        # first run.
+        # A database in memory: dbt locks no warehouse, and finds none of its tables, so every statement is
+        # that of a first run.
         env={
             "DBT_PROFILES_DIR": str(root),
             **os.environ,
@@ -83,7 +88,9 @@ def compile_models(work: Path, variables: Mapping[str, Any] | None = None) -> Mo
         check=False,
     )
     if run.returncode != 0:
-        raise StreamError(f"dbt cannot compile the models: {' '.join((run.stdout + run.stderr).split())[-2000:]}")
+        raise StreamError(
+            f"dbt cannot compile the models: {' '.join((run.stdout + run.stderr).split())[-2000:]}"
+        )
     project = yaml.safe_load((root / "dbt_project.yml").read_bytes())["vars"]
     return read_models(
         json.loads((work / "target" / "manifest.json").read_bytes()), project | dict(variables or {})
@@ -122,7 +129,9 @@ def read_models(manifest: Mapping[str, Any], variables: Mapping[str, Any]) -> Mo
             for node in chosen
             if node["resource_type"] == "model"
         ),
-        seeds=tuple(f"{node['schema']}.{node['alias']}" for node in chosen if node["resource_type"] == "seed"),
+        seeds=tuple(
+            f"{node['schema']}.{node['alias']}" for node in chosen if node["resource_type"] == "seed"
+        ),
         schemas=frozenset(node["schema"] for node in chosen)
         | {nodes[f"model.{project}.{SNAPSHOTS}"]["schema"], "raw"},
         grace_hours=int(variables["arrival_grace_hours"]),

@@ -6,7 +6,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from feature_repo.paths import raw_data_dir, warehouse_path
 from feature_repo.store import StoreError
 from streaming.contract import Event, EventError, parse_event
 from streaming.errors import StreamError
-from streaming.features import CustomerFeatures
+from streaming.features import AT_ONCE, CustomerFeatures
 from streaming.feed import RawFeed
-from streaming.history import Delivery, History, WarehouseBusyError
+from streaming.history import HISTORY, Delivery, History, WarehouseBusyError
 from streaming.ledger import Ledger
 from streaming.models import Models, compile_models
 from streaming.online import Online
@@ -30,11 +30,15 @@ from streaming.sources import Record, Source
 
 EVENTS_AT_ONCE = 500
 THREADS = 1
-"""Of DuckDB. A customer's rows are few, and two threads waiting for each other took half as long again as one."""
+"""Of DuckDB. A customer's rows are few, and two threads waiting for each other took half as long again as
+one.
+"""
 MOST_AHEAD = TTL
-"""A row known so much later than all before it does not move the clock: it would take one wrong `loaded_at` in the far
-future to make every customer's windows empty. It is in the feed and counts when its time has come. Longer than this no
-online row lasts, so a feed that was really silent for so long starts from a night anyway."""
+"""A row known so much later than all before it does not move the clock: it would take one wrong `loaded_at`
+in the far future to make every customer's windows empty. It is in the feed and counts when its time has
+come. Longer than this no online row lasts, so a feed that was really silent for so long starts from a night
+anyway.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +92,7 @@ class Stream:
         """The midnight that rows published now look back from: the first that sees all that was delivered."""
         return self._clock.date() + timedelta(days=1)
 
-    # === Between batches ======================================================================================
+    # === Between batches ====================================================================================
 
     def run(self, source: Source, wait_seconds: float = 1.0) -> int:
         """Deal with what comes until the source is finished; returns the number of records."""
@@ -103,14 +107,12 @@ class Stream:
         return count
 
     def follow_nights(self) -> None:
-        """Start afresh from the warehouse when a night has changed it, and publish anew what a night laid over."""
+        """Start afresh from the warehouse when a night has changed it."""
         if _state_of(warehouse_path()) != self._warehouse_state:
             try:
                 self._start_from_night()
             except WarehouseBusyError:
                 log.info("the warehouse is being written; going on from the night before")
-        if self._online.was_materialized():
-            self._publish(self.ledger.published(self.snapshot))
 
     def _start_from_night(self) -> None:
         state = _state_of(warehouse_path())
@@ -121,16 +123,16 @@ class Stream:
         self._observe_night(night)
         delivery = self._history.read_unread_files(self._feed.directory)
         self._move_clock(delivery)
-        self._publish(delivery.customers, delivery.moves_ratings)
+        self._publish(delivery.customers, moves_ratings=delivery.moves_ratings)
 
     def _observe_night(self, night: datetime) -> None:
-        """What changes overnight is told too: most customers who fall silent send no event that would tell."""
+        """What changes overnight is told too: who falls silent sends no event that would tell."""
         if self.ledger.observed(night.date()):
             return
         rows = self._connection.execute(
-            "select * from history.customer_features left join "
-            "(select predictions.* from history.customer_predictions as predictions inner join predictions.model_versions "
-            "using (model_version) where is_champion) as predictions using (customer_id, feature_timestamp)"
+            f"with scored as (select predictions.* from {HISTORY}.customer_predictions as predictions "
+            "inner join predictions.model_versions using (model_version) where is_champion) "
+            f"from {HISTORY}.customer_features left join scored using (customer_id, feature_timestamp)"
         ).df()
         known_at = dict.fromkeys(rows["customer_id"], night)
         self.ledger.observe(
@@ -138,15 +140,14 @@ class Stream:
         )
         self.send_alerts()
 
-    # === A batch ==============================================================================================
+    # === A batch ============================================================================================
 
     def process(self, records: Sequence[Record]) -> None:
-        """Deal with records; when this returns they are in the raw feed, online, and their alerts written down."""
-        events, places = [], []
+        """Deal with records; when this returns they are in the feed and online, their alerts written down."""
+        events = []
         for record in records:
             try:
                 events.append(parse_event(record.text))
-                places.append(record.place)
             except EventError as error:
                 log.error("%s: %s", record.place, error)
                 self._keep_dead_letter(record, str(error))
@@ -156,34 +157,34 @@ class Stream:
         delivery = self._history.add(fresh)
         self._move_clock(delivery)
         self._feed.append(fresh, self.snapshot - timedelta(days=1))
-        first = next(iter(delivery.customers), None)
-        self._publish(delivery.customers, delivery.moves_ratings)
-        if first is not None:
-            self._report_rejections(events, places)
+        self._publish(delivery.customers, fresh, delivery.moves_ratings)
 
     def _move_clock(self, delivery: Delivery) -> None:
         for moment in delivery.moments:
             if moment > self._clock + MOST_AHEAD:
                 log.warning(
-                    "a row known by %s lies too far ahead of all others (%s); it counts when its day has come",
+                    "a row known by %s lies too far ahead of the others (%s); it counts when its day comes",
                     moment,
                     self._clock,
                 )
                 return
             self._clock = max(self._clock, moment)
 
-    def _publish(self, customers: Iterable[str], moves_ratings: bool = False) -> None:
-        """Compute, publish and compare with the thresholds; then do so for all whose tutor's rating that changes."""
-        customers = sorted(set(customers))
+    def _publish(
+        self, customers: Sequence[str], events: Sequence[Event] = (), moves_ratings: bool = False
+    ) -> None:
+        """Compute, publish and compare with the thresholds; then for others whose tutor's rating changed."""
         tutors: set[str] = set()
         for rows, changed in self._features.compute(customers, self.snapshot):
             self._publish_rows(rows)
+            self._report_rejections(events)
             tutors |= changed
         if not moves_ratings:
             return
-        others = set(self._features.with_primary_tutor(tutors)) - set(customers)
-        if len(customers) > 1:  # ratings of a later part may be those of a tutor in an earlier one
-            others |= set(self._features.with_primary_tutor(tutors))
+        others = set(self._features.with_primary_tutor(tutors))
+        # Of more customers than that a part may have been computed before the ratings of a later part were in.
+        if len(customers) <= AT_ONCE:
+            others -= set(customers)
         for rows, _ in self._features.compute(sorted(others), self.snapshot):
             self._publish_rows(rows)
 
@@ -197,8 +198,7 @@ class Stream:
             raise StreamError(str(error)) from None
         self.ledger.observe(rows.to_dict("records"), known_at, [sink.name for sink in self.sinks])
 
-    def _report_rejections(self, events: list[Event], places: list[str]) -> None:
-        del places
+    def _report_rejections(self, events: Sequence[Event]) -> None:
         for rejection in self._features.rejections(events):
             log.warning(
                 "%s %s breaks the contract (%s); it is in the feed, and the nightly build sets it aside",
@@ -214,7 +214,7 @@ class Stream:
             stream.flush()
             os.fsync(stream.fileno())
 
-    # === Alerts ===============================================================================================
+    # === Alerts =============================================================================================
 
     def send_alerts(self) -> None:
         """Send what is unsent, oldest first; a sink that does not take one is asked again next time."""
@@ -223,7 +223,12 @@ class Stream:
                 try:
                     sink.send(alert_id, message)
                 except SinkError as error:
-                    log.error("alert %s is not delivered to %s and will be sent again: %s", alert_id, sink.name, error)
+                    log.error(
+                        "alert %s is not delivered to %s and will be sent again: %s",
+                        alert_id,
+                        sink.name,
+                        error,
+                    )
                     break
                 self.ledger.sent(sink.name, alert_id)
 

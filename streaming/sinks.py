@@ -1,4 +1,6 @@
-"""Where alerts go: a file of JSON lines, a webhook, an SNS topic. Each may be told of an alert twice, never not at all."""
+"""Where alerts go: a file of JSON lines, a webhook, an SNS topic. Each may be told of an alert twice, never
+not at all.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Where events come from: JSON lines in a file or from stdin, a Redis stream, a Kinesis stream.
 
-A source hands out records and is told which are dealt with. What it was not told of it hands out again after a restart.
+A source hands out records and is told which are dealt with. What it was not told of it hands out again
+after a restart.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Source(Protocol):
 
 
 class LinesSource:
-    """Lines of a file, or of a pipe such as stdin. Of a file the position is remembered; of a pipe there is none.
+    """Lines of a file, or of a pipe such as stdin. Of a file the position is remembered; of a pipe there is
+    none.
 
     With ``follow`` a file never ends: what is appended is read when it is there, a line when its end is.
     """
@@ -63,7 +65,8 @@ class LinesSource:
             self._offset, self._line = json.loads(ledger.position(self._name) or "[0, 0]")
             if os.fstat(self._descriptor).st_size < self._offset:
                 raise StreamError(
-                    f"{path} is shorter than what was read of it; events are appended, give a new file a new name."
+                    f"{path} is shorter than what was read of it; events are appended, give a new "
+                    "file a new name."
                 )
             os.lseek(self._descriptor, self._offset, os.SEEK_SET)
         self._held = b""
@@ -181,7 +184,9 @@ def _entries(entries: Any) -> Iterator[tuple[bytes, dict | None]]:
 
 
 class KinesisSource:
-    """All shards of a Kinesis stream, from its oldest record on; positions are sequence numbers, in the ledger."""
+    """All shards of a Kinesis stream, from its oldest record on; positions are sequence numbers, in the
+    ledger.
+    """
 
     def __init__(self, stream: str, ledger: Ledger, client: Any = None) -> None:
         import boto3
@@ -195,7 +200,9 @@ class KinesisSource:
         self._find_shards()
 
     def read(self, limit: int, wait_seconds: float) -> list[Record]:
-        """See ``Source``. Each call asks one shard, in turn; waits between rounds in which none had anything."""
+        """See ``Source``. Each call asks one shard, in turn; waits between rounds in which none had
+        anything.
+        """
         for _ in range(len(self._iterators)):
             shard = sorted(self._iterators)[self._next % len(self._iterators)]
             self._next += 1
@@ -246,7 +253,9 @@ class KinesisSource:
             else {"ShardIteratorType": "TRIM_HORIZON"}
         )
         try:
-            return self._client.get_shard_iterator(StreamName=self._stream, ShardId=shard, **start)["ShardIterator"]
+            return self._client.get_shard_iterator(StreamName=self._stream, ShardId=shard, **start)[
+                "ShardIterator"
+            ]
         except self._errors as error:
             raise StreamError(f"Kinesis stream {self._stream}, {shard}: {error}") from None
 
