@@ -23,12 +23,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import yaml
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from benchmarks.measure import markdown_table, write_section
 from feature_repo.catalog import ALL_FEATURES_SERVICE, load_catalog
-from feature_repo.paths import feature_repo_dir, warehouse_path
+from feature_repo.paths import feature_repo_dir, repository_root, warehouse_path
 from feature_repo.store import apply, materialize, open_store
 from streaming.features import CustomerFeatures
 from streaming.feed import RawFeed
@@ -37,21 +36,27 @@ from streaming.service import Stream
 from streaming.sinks import JsonLines
 from streaming.sources import Record
 
+DOCUMENT = repository_root() / "docs" / "online.md"
+SECTION = "make bench-online: freshness"
 PARTS = ((RawFeed, "append"), (CustomerFeatures, "_compute"), (Online, "publish"))
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, print a table, and with --write put it into the document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness", description=__doc__)
     parser.add_argument("--events", type=int, default=300)
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {DOCUMENT.name}")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), options.events)
+        text = measure(Path(folder), options.events)
+    print(text)
+    if options.write:
+        write_section(DOCUMENT, SECTION, text)
 
 
-def measure(folder: Path, count: int) -> None:
-    """Stream `count` events, with everything that is written below `folder`."""
+def measure(folder: Path, count: int) -> str:
+    """Stream `count` events, with everything that is written below `folder`; returns what to say of it."""
     config = yaml.safe_load((feature_repo_dir() / "feature_store.yaml").read_text())
     config["registry"]["path"] = str(folder / "registry.db")
     config["online_store"]["path"] = str(folder / "online.db")
@@ -67,40 +72,64 @@ def measure(folder: Path, count: int) -> None:
     stream = Stream(folder / "stream", [JsonLines(str(folder / "alerts.jsonl"))])
     start_seconds = time.monotonic() - started
     spent = {method: 0.0 for _, method in PARTS}
+    computed: list[int] = []
     for owner, method in PARTS:
         _watch(owner, method, spent)
+    publish = Online.publish
+
+    def counted(online: Online, frame: Any, known_at: Any) -> None:
+        computed.append(len(frame))
+        publish(online, frame, known_at)
+
+    Online.publish = counted  # type: ignore[method-assign]
 
     seconds: dict[str, list[float]] = {}
+    cpu_seconds: dict[str, list[float]] = {}
     parts: list[dict[str, float]] = []
-    published = []
+    rows: dict[str, list[int]] = {}
     for kind, customer, line in track(list(events(count)), "streaming"):
         before = dict(spent)
-        customers_before = len(stream.ledger.published(stream.snapshot))
-        begun = time.perf_counter()
+        computed.clear()
+        begun, begun_cpu = time.perf_counter(), time.process_time()
         stream.process([Record("", line, "")])
         answer = store.get_online_features(service, [{load_catalog().entity_key: customer}]).to_dict()
         seconds.setdefault(kind, []).append(time.perf_counter() - begun)
+        cpu_seconds.setdefault(kind, []).append(time.process_time() - begun_cpu)
         stream.send_alerts()
         assert answer["customer_tenure_days"][0] is not None
         parts.append({method: spent[method] - before[method] for method in spent})
-        published.append(len(stream.ledger.published(stream.snapshot)) - customers_before)
+        rows.setdefault(kind, []).append(sum(computed))
 
-    console = Console(width=100)
-    table = Table(title=f"Seconds from an event to the online store, {count} events one by one")
-    for column in ("event", "events", "p50", "p99", "greatest"):
-        table.add_column(column, justify="left" if column == "event" else "right")
-    for kind, values in [*sorted(seconds.items()), ("all", [each for of in seconds.values() for each in of])]:
-        numbers = [
-            f"{each:.2f}" for each in (np.percentile(values, 50), np.percentile(values, 99), max(values))
-        ]
-        table.add_row(kind, str(len(values)), *numbers)
-    console.print(table)
     means = {method: np.mean([each[method] for each in parts]) for _, method in PARTS}
-    console.print(
-        "mean seconds: " + ", ".join(f"{name.strip('_')} {value:.3f}" for name, value in means.items())
-    )
-    console.print(f"start: {start_seconds:.1f} s; load: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    lines = [_line(kind, seconds[kind], cpu_seconds[kind], rows[kind]) for kind in sorted(seconds)] + [
+        _line("all", *(_all(each) for each in (seconds, cpu_seconds, rows)))
+    ]
     stream.close()
+    return "\n\n".join(
+        (
+            markdown_table(("event", "events", "customers updated", "p50, s", "p99, s", "CPU p50, s"), lines),
+            "Mean seconds of an event's parts: appending {append:.3f}, computing {_compute:.3f}, publishing "
+            "{publish:.3f}. ".format(**means)
+            + f"Start: {start_seconds:.0f} s. Load of the machine: {os.getloadavg()[0]:.1f} on "
+            f"{os.cpu_count()} cores.\n",
+        )
+    )
+
+
+def _line(kind: str, seconds: list[float], cpu_seconds: list[float], rows: list[int]) -> tuple[str, ...]:
+    p50, p99 = np.percentile(seconds, (50, 99))
+    return (
+        kind,
+        str(len(seconds)),
+        f"{np.mean(rows):.1f}",
+        f"{p50:.2f}",
+        f"{p99:.2f}",
+        f"{np.percentile(cpu_seconds, 50):.2f}",
+    )
+
+
+def _all(by_kind: dict[str, list]) -> list:
+    return [value for values in by_kind.values() for value in values]
 
 
 def _watch(owner: type, method: str, spent: dict[str, float]) -> None:

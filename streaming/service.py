@@ -173,7 +173,7 @@ class Stream:
     def _publish(
         self, customers: Sequence[str], events: Sequence[Event] = (), moves_ratings: bool = False
     ) -> None:
-        """Compute, publish and compare with the thresholds; then for others whose tutor's rating changed."""
+        """Compute, publish, compare with the thresholds; then for others whose tutor's rating changed."""
         tutors: set[str] = set()
         for rows, changed in self._features.compute(customers, self.snapshot):
             self._publish_rows(rows)
