@@ -1,17 +1,19 @@
 """Appending to the raw feed, in files that the nightly build reads.
 
 One file a table and day grows: it is written anew under another name, flushed to the disk and renamed, so a
-reader sees the file before or after, never a part. After ``ROWS_A_FILE`` rows a further file is begun,
-which bounds what an event costs however many come in a day. The night's ledger knows a file by size and
-time of change, so what has grown is read again, and rows that it knew count once (docs/decisions.md,
-"Increments").
+reader sees the file before or after, never a part. After ``ROWS_A_FILE`` rows a further file is begun, which
+bounds what an event costs however many come in a day. The night's ledger knows a file by size and time of
+change, so what has grown is read again, and rows that it knew count once (docs/decisions.md, "Increments").
+
+While a night reads, nothing that it may have listed is replaced: DuckDB opens a file several times in one
+statement, and fails when it is another one the second time. Each batch then has a file of its own.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -27,10 +29,11 @@ more for each.
 
 
 class RawFeed:
-    """The raw tables below a directory, to append to."""
+    """The raw tables below a directory, to append to; `is_being_read` tells whether a build is at work."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, is_being_read: Callable[[], bool]) -> None:
         self.directory = directory
+        self._is_being_read = is_being_read
         self._growing: dict[tuple[str, date], tuple[int, pa.Table]] = {}
 
     def append(self, events: Iterable[Event], day: date) -> None:
@@ -44,12 +47,17 @@ class RawFeed:
 
     def _append(self, table: RawTable, day: date, rows: pa.Table) -> None:
         number, held = self._last_file(table, day)
-        if held.num_rows >= ROWS_A_FILE:
-            number, held = number + 1, held.slice(0, 0)
-        grown = pa.concat_tables([held, rows]).combine_chunks()
-        write_durably(self._path(table, day, number), grown)
-        # Yesterday's files do not grow again but for what is late; a row of theirs is read back when one
-        # does.
+        if 0 < held.num_rows < ROWS_A_FILE and not self._is_being_read():
+            grown = pa.concat_tables([held, rows]).combine_chunks()
+            # A build lists the files some time after it has locked the warehouse: so it is asked at the
+            # last moment.
+            is_written = write_durably(self._path(table, day, number), grown, unless=self._is_being_read)
+        else:
+            is_written = False
+        if not is_written:
+            number, grown = number + 1, rows
+            write_durably(self._path(table, day, number), grown)
+        # Yesterday's files grow again only when something of yesterday is late; they are read back then.
         self._growing = {key: value for key, value in self._growing.items() if key[1] == day}
         self._growing[table.name, day] = (number, grown)
 
@@ -62,7 +70,7 @@ class RawFeed:
             if (match := re.fullmatch(rf"stream-{day}-(\d+)\.parquet", path.name))
         ]
         if not numbers:
-            return 1, table.schema.empty_table()
+            return 0, table.schema.empty_table()
         number = max(numbers)
         return number, pq.ParquetFile(self._path(table, day, number)).read().cast(table.schema)
 
@@ -70,17 +78,24 @@ class RawFeed:
         return self.directory / table.name / f"stream-{day}-{number:04}.parquet"
 
 
-def write_durably(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file so that it is there in full or not at all, and still there after a power cut."""
+def write_durably(path: Path, table: pa.Table, unless: Callable[[], bool] = lambda: False) -> bool:
+    """Write a Parquet file so that it is there in full or not at all, and still there after a power cut.
+
+    Returns False, with all as it was, when `unless` holds at the last moment.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
     with beside.open("wb") as stream:
         pq.write_table(table, stream, compression="zstd")
         stream.flush()
         os.fsync(stream.fileno())
+    if unless():
+        beside.unlink()
+        return False
     beside.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return True

@@ -23,6 +23,7 @@ from streaming.features import AT_ONCE, CustomerFeatures
 from streaming.feed import RawFeed
 from streaming.history import HISTORY, Delivery, History, WarehouseBusyError
 from streaming.ledger import Ledger
+from streaming.locks import is_being_written
 from streaming.models import Models, compile_models
 from streaming.online import Online
 from streaming.sinks import Sink, SinkError
@@ -72,7 +73,7 @@ class Stream:
         self._connection.execute(f"set threads = {THREADS}")
         self._history = History(self._connection, folder / "history.duckdb", self._models)
         self._features = CustomerFeatures(self._connection, self._history, self._models)
-        self._feed = RawFeed(raw_data_dir())
+        self._feed = RawFeed(raw_data_dir(), lambda: is_being_written(warehouse_path()))
         self._online = Online()
         self._clock = datetime.min
         self._warehouse_state: tuple[int, int, int] | None = None
@@ -182,7 +183,7 @@ class Stream:
         if not moves_ratings:
             return
         others = set(self._features.with_primary_tutor(tutors))
-        # Of more customers than that a part may have been computed before the ratings of a later part were in.
+        # Of more than that, a part may have been computed before the ratings of a later part were in.
         if len(customers) <= AT_ONCE:
             others -= set(customers)
         for rows, _ in self._features.compute(sorted(others), self.snapshot):

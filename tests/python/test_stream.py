@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from streaming.errors import StreamError
 from streaming.feed import RawFeed
 from streaming.history import History
 from streaming.ledger import Ledger
+from streaming.locks import is_being_written
 from streaming.models import Models, compile_models
 from streaming.online import Online
 from streaming.service import Stream
@@ -628,6 +630,45 @@ def test_the_warehouse_is_free_for_the_night(place: Place, models: Models) -> No
     stream.follow_nights()
     stream.close()
     assert place.online(["plain_0"])["plain_0"]["ib_call_count_7d"] == 1
+
+
+def test_a_file_grows_unless_a_night_reads(place: Place, tmp_path: Path) -> None:
+    """While another process has the warehouse open to write, what it may have listed stays as it is."""
+    warehouse = place.folder / "warehouse.duckdb"
+    feed = RawFeed(tmp_path / "raw", lambda: is_being_written(warehouse))
+    folder = tmp_path / "raw" / "raw_calls"
+
+    def sizes_after(number: int) -> list[int]:
+        feed.append([parse_event(call(number, "plain_0", MORNING))], NIGHT.date())
+        return [pq.ParquetFile(file).metadata.num_rows for file in sorted(folder.glob("*.parquet"))]
+
+    assert [sizes_after(0), sizes_after(1)] == [[1], [2]]
+    code = (
+        "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(warehouse)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as night:
+        assert night.stdout is not None and night.stdout.readline() == "open\n"
+        assert [sizes_after(2), sizes_after(3)] == [[2, 1], [2, 1, 1]]
+        night.communicate("")
+    assert sizes_after(4) == [2, 1, 2]
+    # and after a restart
+    feed = RawFeed(tmp_path / "raw", lambda: False)
+    assert sizes_after(5) == [2, 1, 3]
+    assert not list(folder.glob(".*"))
+
+
+def test_a_full_file_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streaming.feed.ROWS_A_FILE", 2)
+    feed = RawFeed(tmp_path, lambda: False)
+    for number in range(5):
+        feed.append([parse_event(call(number, "plain_0", MORNING))], NIGHT.date())
+    files = sorted((tmp_path / "raw_calls").iterdir())
+    assert [file.name for file in files] == [
+        f"stream-{NIGHT.date()}-{number:04}.parquet" for number in (1, 2, 3)
+    ]
+    assert [pq.ParquetFile(file).metadata.num_rows for file in files] == [2, 2, 1]
 
 
 # === Sources ==============================================================================================
