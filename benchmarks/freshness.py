@@ -2,9 +2,9 @@
 run`.
 
 Events of customers in scope, one at a time: logins, payments, calls, and ratings, which change the features
-of every customer with that tutor. The clock runs from the JSON line until a look-up serves the customer's
-new row; alerts are written by then. Works on the warehouse and models that are there, and on a raw feed and
-an online store of its own, so nothing is left behind.
+of every customer with that tutor. The clock runs from the JSON line until a look-up serves the new row of
+the event's customer, and of all affected; alerts are written by then. Works on the warehouse and models
+that are there, and on a raw feed and an online store of its own, so nothing is left behind.
 """
 
 from __future__ import annotations

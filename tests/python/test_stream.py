@@ -248,7 +248,7 @@ def test_events_streamed_in_end_as_a_night_over_them(
     )
     events[10:10] = [("raw_customers", newcomer), ("raw_sessions", rating)]
     stream = place.stream(models)
-    one_by_one, together = events[:30], events[30:]
+    one_by_one, together = events[:20], events[20:]
     for table, row in one_by_one:
         stream.process(records(text(table, row)))
     stream.process(records(*(text(table, row) for table, row in together)))
