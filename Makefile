@@ -60,6 +60,7 @@ bench-scoring: setup  ## scoring: ours beside the usual ways, after `make run`
 bench-online: setup  ## online: materialization and latency, after `make run`; needs redis-server
 	$(BIN)/python -m benchmarks.materialization --write
 	$(BIN)/python -m benchmarks.latency --write
+	$(BIN)/python -m benchmarks.freshness --write
 
 clean:  ## remove all that was simulated, built and trained (keeps .venv)
 	rm -rf data/* target logs

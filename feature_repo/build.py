@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource
 from feast.data_format import ParquetFormat
 from feast.types import FeastType, Float64, Int32, String
 from feast.value_type import ValueType
@@ -47,7 +47,7 @@ class Definitions:
     """Everything that is registered with Feast."""
 
     entity: Entity
-    sources: tuple[FileSource, ...]
+    sources: tuple[FileSource | PushSource, ...]
     views: tuple[FeatureView, ...]
     services: tuple[FeatureService, ...]
 
@@ -78,7 +78,8 @@ def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | 
             description="What the champion predicts of a customer now: scores, tier, reasons, model version",
         ),
     )
-    return Definitions(entity, tuple(view.batch_source for view in views), views, services)
+    sources = (*(view.batch_source for view in views), *(view.stream_source for view in views))
+    return Definitions(entity, sources, views, services)
 
 
 def served_relations(catalog: FeatureCatalog | None = None) -> tuple[str, ...]:
@@ -135,7 +136,12 @@ def _view(
             Field(name=catalog.entity_key, dtype=String, description=catalog.entity_description),
             *fields,
         ],
-        source=_source(relation, catalog, export_dir),
+        # What is pushed between nights goes to the online store alone; history stays what the exports hold.
+        source=PushSource(
+            name=f"{relation}_push",
+            batch_source=_source(relation, catalog, export_dir),
+            description=f"Rows of {relation} that the stream computes between nights",
+        ),
         online=True,
         description=description,
         tags=tags | {"dbt_model": relation},
