@@ -117,7 +117,9 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
         return table
     held_out = json.loads(champion[0][0])
     for name, reference in MODEL_REFERENCES.items():
-        figures = held_out[name]
+        figures = held_out.get(name)
+        if figures is None:  # an optional model that these data could not train
+            continue
         table.add_row(
             name,
             reference.figure,

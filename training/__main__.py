@@ -62,6 +62,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from feature_repo.offline import historical_table
     from feature_repo.store import open_store
     from training.dataset import data_end_of
+    from training.periods import read_customer_periods
     from training.report import decision_table, tables
     from training.run import Settings, steps, train
 
@@ -88,6 +89,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
             raw_dir=raw_data_dir(),
             tracking_uri=uri,
             artifact_root=artifacts,
+            periods=read_customer_periods(options.split) if options.split else None,
         )
         bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -138,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_moment,
         metavar="YYYY-MM-DD",
         help="train as on that day, with labels mature by then (default: the latest snapshot)",
+    )
+    parser.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="CSV of customer_id, block (fit, choose or report), first_day, last_day: the block of each "
+        "customer and the days in which snapshots and what their labels look at must lie, instead of the "
+        "split by time and by a hash of the customer; for customers who come for a period, like a school year",
     )
     parser.add_argument(
         "--seed", type=int, default=20260101, help="of the models' random choices (default: %(default)s)"

@@ -40,8 +40,8 @@ def report_json(
                 "origin_version": model.origin_version,
                 "features": len(model.features),
                 "held_out": model.held_out,
-                "challenger": challengers[name],
-                "fit": learned[name].log,
+                "challenger": challengers.get(name),
+                "fit": learned[name].log if name in learned else None,
             }
             for name, model in release.models.items()
         },
@@ -94,7 +94,7 @@ def _table(kind: str, held_out: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(_TITLES.get(figure, figure), justify="right")
     table.add_column("reference")
     for spec in SPECS:
-        if spec.kind != kind:
+        if spec.kind != kind or spec.name not in held_out:
             continue
         report = held_out[spec.name]
         reference = report["reference"]

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from scoring.release import Release, ReleasedModel, read_champion
+from scoring.release import MODEL_NAMES, OPTIONAL_MODELS, Release, ReleasedModel, read_champion
 from training.dataset import (
     Examples,
     LabelledSnapshots,
@@ -22,10 +22,12 @@ from training.dataset import (
     read_truth,
     retrieve_examples,
 )
-from training.decision import Decision, becomes_champion, decide
+from training.decision import Decision, becomes_champion, decide, not_trained
+from training.errors import TrainingError
 from training.evaluation import held_out_report, predict_in_order
 from training.fit import Learned, learn
 from training.models import SPECS, ModelSpec
+from training.periods import CustomerPeriods
 from training.registry import Publication, open_store, publish, training_lock
 from training.report import mlflow_metrics, report_json
 from training.split import REPORT
@@ -49,6 +51,7 @@ class Settings:
     tracking_uri: str
     artifact_root: Path
     threads: int | None = None  # of LightGBM; None: OpenMP's default, one a core
+    periods: CustomerPeriods | None = None  # None: split by time and by a hash of the customer
 
 
 @dataclass(frozen=True)
@@ -74,22 +77,27 @@ def train(
 ) -> Outcome:
     """Train, judge and publish the next version of the five models.
 
-    Raises TrainingError (data, store), ReleaseError (files); the champion is then what it was before.
+    A model of OPTIONAL_MODELS that cannot be trained on these data stays what it was, or is left out. Raises
+    TrainingError (data, store), ReleaseError (files); the champion is then what it was before.
     """
     with training_lock(settings.models_dir):
         labelled = read_labelled_snapshots(warehouse, SPECS, settings.as_of)
-        plans = {spec.name: plan(labelled, spec) for spec in SPECS}
+        plans, untrained = _plans(labelled, settings.periods)
         progress(f"{len(labelled):,} labelled snapshots")
         examples = retrieve_examples(labelled, list(plans.values()), retrieve)
         progress(f"features of {_all_rows(plans):,} snapshots")
         learned = {}
         for spec in SPECS:
+            if spec.name in untrained:
+                progress(f"{spec.name}: not trained")
+                continue
             learned[spec.name] = learn(
                 spec, examples[spec.name], categorical, settings.seed, _UNNAMED, settings.threads
             )
             progress(f"{spec.name}: {learned[spec.name].log['trees']} trees")
         incumbent = read_champion(settings.models_dir)
-        outcome, challengers = _judge(settings, labelled, plans, examples, learned, incumbent)
+        _check_report_unseen(plans, incumbent, settings)
+        outcome, challengers = _judge(settings, plans, examples, learned, untrained, incumbent)
         progress("held-out figures")
         client = open_store(settings.tracking_uri, settings.artifact_root)
         published = publish(
@@ -101,25 +109,62 @@ def train(
     return replace(outcome, release=published.release)
 
 
+def _plans(
+    labelled: LabelledSnapshots, periods: CustomerPeriods | None
+) -> tuple[dict[str, Plan], dict[str, str]]:
+    """The plans of the models that can be trained, and why the others, all of them optional, cannot."""
+    plans, untrained = {}, {}
+    for spec in SPECS:
+        try:
+            plans[spec.name] = plan(labelled, spec, periods)
+        except TrainingError as error:
+            if spec.name not in OPTIONAL_MODELS:
+                raise
+            untrained[spec.name] = str(error)
+            log.warning("%s is not trained. %s", spec.name, error)
+    return plans, untrained
+
+
+def _check_report_unseen(plans: Mapping[str, Plan], incumbent: Release | None, settings: Settings) -> None:
+    """With periods the groups by hash, which keep all versions away from the report group, do not hold."""
+    if incumbent is None or settings.periods is None:
+        return
+    first = min(each.blocks.report.first for each in plans.values())
+    if np.datetime64(incumbent.trained_until) > first:
+        raise TrainingError(
+            f"The champion {incumbent.model_version} has learned from data until "
+            f"{incumbent.trained_until:%F}, and the report block of the split begins on {first}: that "
+            "comparison would not be fair. Let the report block begin later, or train with another MODELS_DIR."
+        )
+
+
 def _judge(
     settings: Settings,
-    labelled: LabelledSnapshots,
     plans: Mapping[str, Plan],
     examples: Mapping[str, Examples],
     learned: Mapping[str, Learned],
+    untrained: Mapping[str, str],
     incumbent: Release | None,
 ) -> tuple[Outcome, dict[str, dict[str, Any]]]:
     """The bundle, still without a version number, and the held-out reports of the challengers."""
     challengers = {name: each.model for name, each in learned.items()}
-    chosen, decisions = decide(challengers, incumbent.models if incumbent else None, examples)
-    truths = {spec.name: _truth(settings.raw_dir, spec, examples[spec.name]) for spec in SPECS}
+    trained = tuple(spec for spec in SPECS if spec.name in learned)
+    chosen, decisions = decide(challengers, incumbent.models if incumbent else None, examples, trained)
+    truths = {spec.name: _truth(settings.raw_dir, spec, examples[spec.name]) for spec in trained}
 
     def report(models: Mapping[str, ReleasedModel], spec: ModelSpec) -> dict[str, Any]:
         own = examples[spec.name]
         predictions = predict_in_order(models[spec.name], own.of(REPORT), models["churn_risk_30d"])
         return held_out_report(spec, plans[spec.name], own, predictions, truths[spec.name])
 
-    models = {spec.name: replace(chosen[spec.name], held_out=report(chosen, spec)) for spec in SPECS}
+    models = {spec.name: replace(chosen[spec.name], held_out=report(chosen, spec)) for spec in trained}
+    for spec in SPECS:
+        if spec.name in untrained:
+            kept = incumbent.models.get(spec.name) if incumbent else None
+            decisions[spec.name] = not_trained(spec, untrained[spec.name], kept)
+            if kept is not None:
+                models[spec.name] = kept
+    models = {name: models[name] for name in MODEL_NAMES if name in models}
     trained_until = max(each.blocks.trained_until for each in plans.values()).astype("datetime64[us]").item()
     if incumbent is not None and any(not decision.replaced for decision in decisions.values()):
         trained_until = max(trained_until, incumbent.trained_until)
@@ -132,7 +177,7 @@ def _judge(
         models=models,
     )
     outcome = Outcome(release=release, decisions=decisions, champion=becomes_champion(decisions))
-    return outcome, {spec.name: report(challengers, spec) for spec in SPECS}
+    return outcome, {spec.name: report(challengers, spec) for spec in trained}
 
 
 def _truth(raw_dir: Path, spec: ModelSpec, examples: Examples) -> np.ndarray | None:
@@ -162,9 +207,16 @@ def _summary(outcome: Outcome) -> str:
     if not outcome.champion:
         return "kept champion: every challenger was worse on the held-out rows"
     new = [name for name, decision in outcome.decisions.items() if decision.replaced]
-    if len(new) == len(outcome.decisions):
+    if len(new) == len(MODEL_NAMES):
         return "champion: all five models are new"
-    return f"champion: new are {', '.join(new)}; the others were carried over"
+    carried = [name for name in outcome.release.models if name not in new]
+    missing = [name for name in outcome.decisions if name not in outcome.release.models]
+    parts = [f"new are {', '.join(new)}"]
+    if carried:
+        parts.append(f"carried over {', '.join(carried)}")
+    if missing:
+        parts.append(f"not trained {', '.join(missing)}")
+    return f"champion: {'; '.join(parts)}"
 
 
 def _publication(
