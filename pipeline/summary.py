@@ -8,8 +8,9 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from feature_repo.paths import warehouse_path
+from feature_repo.paths import raw_data_dir, warehouse_path
 from simulator.calibration import REFERENCE as DATA_REFERENCE
+from simulator.writer import NOTE
 from training.reference import REFERENCES as MODEL_REFERENCES
 
 RELATIONS = (
@@ -98,10 +99,15 @@ def _tiers(connection: duckdb.DuckDBPyConnection) -> Table:
 
 
 def _training_data(connection: duckdb.DuckDBPyConnection) -> Table:
-    table = Table("figure", "achieved", "reference", title="Training data: Mondays of the last year")
+    # Reference figures of a marketplace say something of a simulated one, and nothing of anyone's own data.
+    compared = (raw_data_dir() / NOTE).exists()
+    table = Table("figure", "achieved", title="Training data: Mondays of the last year")
+    if compared:
+        table.add_column("reference")
     values = connection.execute(_TRAINING_DATA).fetchall()[0]
     for (name, form), value in zip(_TRAINING_DATA_FIGURES, values, strict=True):
-        table.add_row(name, form.format(value) if value is not None else "–", DATA_REFERENCE[name])
+        cells = [name, form.format(value) if value is not None else "–"]
+        table.add_row(*cells, *([DATA_REFERENCE[name]] if compared else []))
     return table
 
 

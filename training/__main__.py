@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="CSV of customer_id, block (fit, choose or report), first_day, last_day: the block of each "
         "customer and the days in which snapshots and what their labels look at must lie, instead of the "
-        "split by time and by a hash of the customer; for customers who come for a period, like a school year",
+        "split by time and by a hash of the customer; for customers who come for a time, like a school year",
     )
     parser.add_argument(
         "--seed", type=int, default=20260101, help="of the models' random choices (default: %(default)s)"

@@ -210,6 +210,8 @@ _PURPOSE = {FIT: "fit on", CHOOSE: "choose with", REPORT: "report on"}
 
 def _check_enough(spec: ModelSpec, labelled: LabelledSnapshots, assigned: np.ndarray) -> None:
     labels = labelled.values[spec.label]
+    if np.isnan(labels).all():
+        raise TrainingError(f"{spec.name} has nothing to learn from: {spec.label} is null at every snapshot.")
     counted = np.ones(len(labelled), dtype=bool)
     if spec.primary_population == NOT_YET_LAPSED:
         counted = labelled.values["days_since_last_session"] < _LAPSE_DAYS

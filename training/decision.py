@@ -24,6 +24,13 @@ class Decision:
     incumbent: float | None
     incumbent_origin: str | None
 
+    @property
+    def described(self) -> str:
+        """What became of the model, and why, in a few words."""
+        if self.replaced:
+            return f"new: {self.reason}"
+        return f"kept: {self.reason}" if self.incumbent_origin else self.reason
+
     def as_json(self) -> dict[str, object]:
         """The decision as plain values."""
         return asdict(self)

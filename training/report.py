@@ -77,7 +77,7 @@ def decision_table(decisions: Mapping[str, Decision]) -> Table:
             f"{_TITLES.get(decision.figure, decision.figure)}, {decision.population.replace('_', ' ')}",
             _number(decision.challenger),
             _number(decision.incumbent),
-            f"{'new' if decision.replaced else 'kept'}: {decision.reason}",
+            decision.described,
         )
     return table
 

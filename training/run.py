@@ -121,7 +121,7 @@ def _plans(
             if spec.name not in OPTIONAL_MODELS:
                 raise
             untrained[spec.name] = str(error)
-            log.warning("%s is not trained. %s", spec.name, error)
+            log.warning("Not trained: %s", error)
     return plans, untrained
 
 
@@ -134,7 +134,7 @@ def _check_report_unseen(plans: Mapping[str, Plan], incumbent: Release | None, s
         raise TrainingError(
             f"The champion {incumbent.model_version} has learned from data until "
             f"{incumbent.trained_until:%F}, and the report block of the split begins on {first}: that "
-            "comparison would not be fair. Let the report block begin later, or train with another MODELS_DIR."
+            "comparison is not fair. Let the report block begin later, or train with another MODELS_DIR."
         )
 
 
@@ -244,10 +244,7 @@ def _publication(
         tags={
             "model_version": release.model_version,
             "decision": release.decision["summary"],
-            **{
-                f"decision.{name}": f"{'new' if each.replaced else 'kept'}: {each.reason}"
-                for name, each in outcome.decisions.items()
-            },
+            **{f"decision.{name}": each.described for name, each in outcome.decisions.items()},
         },
         champion=outcome.champion,
     )

@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -55,20 +56,23 @@ def open_mapping(data: Path, students: int | None = None) -> duckdb.DuckDBPyConn
             _create(connection, "view", name)
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
         raise OuladError(f"The data set in {data} cannot be mapped: {str(error).splitlines()[0]}.") from error
-    if not connection.execute("select count(*) from sampled_customers").fetchone()[0]:
+    if not connection.execute("select count(*) from sampled_customers").fetchall()[0][0]:
         raise OuladError(f"{data} holds no presentation whose clicks reach to its end.")
     return connection
 
 
-def write_raw_tables(connection: duckdb.DuckDBPyConnection, out: Path) -> dict[str, int]:
+def write_raw_tables(
+    connection: duckdb.DuckDBPyConnection, out: Path, until: date | None = None
+) -> dict[str, int]:
     """Write `<out>/<table>/<load date>.parquet`, the whole directory or nothing; returns rows by table.
 
-    Equal data give equal bytes.
+    `until`: only what has landed by then, the loads of the night to that day included. Equal data give equal
+    bytes.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        rows = {name: _write(connection, name, draft / name) for name in RAW_TABLES}
+        rows = {name: _write(connection, name, draft / name, until) for name in RAW_TABLES}
         shutil.rmtree(out, ignore_errors=True)
         draft.chmod(0o755)
         draft.rename(out)
@@ -82,9 +86,13 @@ def _create(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> None
     connection.execute(f"create {kind} {name} as {(MAPPING / f'{name}.sql').read_text()}")
 
 
-def _write(connection: duckdb.DuckDBPyConnection, name: str, folder: Path) -> int:
+def _write(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, until: date | None) -> int:
     folder.mkdir()
-    table = connection.sql(f"select * from {name}").to_arrow_table().combine_chunks()
+    table = connection.sql(
+        f"select * from {name} where cast(loaded_at as date) <= coalesce($until, cast(loaded_at as date))",
+        params={"until": until},
+    )
+    table = table.to_arrow_table().combine_chunks()
     columns = ["loaded_at", *(column for column in table.column_names if column != "loaded_at")]
     table = table.sort_by([(column, "ascending") for column in columns])
     if not table.num_rows:

@@ -20,11 +20,11 @@ import duckdb
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import roc_auc_score
 
 from examples.oulad.raw_tables import open_mapping
 from examples.oulad.source import WITHDRAWALS, OuladError, create_view, data_directory
 from feature_repo.paths import warehouse_path
-from training.metrics import probability_figures
 
 DAYS = 30
 GROUPS = 10
@@ -55,7 +55,8 @@ select
     predictions.churn_risk_30d as risk,
     features.days_since_last_session as idle_days,
     labels.label_churn_risk_30d as lapses,
-    coalesce(students.withdrew_at < feature_timestamp + interval {DAYS} days, false) as withdraws
+    coalesce(students.withdrew_at < feature_timestamp + interval {DAYS} days, false) as withdraws,
+    students.withdrew_at is not null as withdraws_later
 from warehouse.predictions.customer_predictions as predictions
 inner join champion using (model_version)
 inner join warehouse.features.customer_features as features using (customer_id, feature_timestamp)
@@ -101,28 +102,38 @@ def read_rows(connection: duckdb.DuckDBPyConnection) -> Rows:
         "idle_days": found["idle_days"].astype(np.float64),
         "lapses": lapses,
         "withdraws": found["withdraws"].astype(np.float64),
+        "withdraws_later": found["withdraws_later"].astype(np.float64),
     }
 
 
 def _figures(rows: Rows) -> dict[str, Any]:
-    by_risk = probability_figures(rows["withdraws"], rows["risk"])
-    by_idleness = probability_figures(rows["withdraws"], rows["idle_days"] / 1000.0)
-    withdrawing = rows["withdraws"] == 1.0
+    everyone = np.arange(len(rows["risk"]))
+    mondays = [np.flatnonzero(rows["day"] == day) for day in np.unique(rows["day"])]
+    by_monday = [_auc(rows, monday, "risk") for monday in mondays]
     return {
-        "rows": len(rows["risk"]),
+        "rows": len(everyone),
         "students": len(np.unique(rows["customer"])),
-        "students_who_withdraw": len(np.unique(rows["customer"][withdrawing])),
-        "share_withdrawing": by_risk["mean_label"],
-        "auc": by_risk["auc"],
+        "students_who_withdraw": len(np.unique(rows["customer"][rows["withdraws"] == 1.0])),
+        "share_withdrawing": float(rows["withdraws"].mean()) if len(everyone) else None,
+        "auc": _auc(rows, everyone, "risk"),
         "auc_range": _range(rows, lambda chosen: _auc(rows, chosen, "risk")),
-        "auc_days_since_last_session": by_idleness["auc"],
-        "average_precision": by_risk["average_precision"],
+        "auc_mean_of_mondays": _mean(by_monday),
+        "auc_withdrawal_until_the_end": _auc(rows, everyone, "risk", "withdraws_later"),
+        "auc_days_since_last_session": _auc(rows, everyone, "idle_days"),
         "groups": _groups(rows),
     }
 
 
-def _auc(rows: Rows, chosen: np.ndarray, column: str) -> float | None:
-    return probability_figures(rows["withdraws"][chosen], rows[column][chosen])["auc"]
+def _auc(rows: Rows, chosen: np.ndarray, score: str, outcome: str = "withdraws") -> float | None:
+    outcomes = rows[outcome][chosen]
+    if not 0 < outcomes.sum() < len(outcomes):
+        return None
+    return float(roc_auc_score(outcomes, rows[score][chosen]))
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _range(rows: Rows, figure: Callable[[np.ndarray], float | None]) -> list[float] | None:
@@ -168,43 +179,67 @@ def _groups(rows: Rows) -> list[dict[str, Any]]:
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
-    """The figures as two kinds of tables."""
+    """The figures as tables: the populations, and the groups of each."""
     lines = [
         "# Churn risk beside actual withdrawal",
         "",
-        f"Mondays from {found['mondays'][0]} to {found['mondays'][1]}, students still registered then, whether they "
-        f"withdraw within {found['within_days']} days. Withdrawal is no feature and no label. The range is of the "
-        "AUC over resampled students (95 %).",
+        f"Mondays from {found['mondays'][0]} to {found['mondays'][1]}, students still registered then: do "
+        f"they withdraw within {found['within_days']} days? No feature and no label knows of withdrawal. The "
+        "range is of the AUC over resampled students (95 %).",
         "",
-        "| population | student Mondays | students | of them withdraw | withdrawals within 30 days | AUC | 95 % | AUC of the "
-        "days since the last session | average precision |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *_markdown_table(_OVERVIEW, [_overview(name, each) for name, each in found["populations"].items()]),
     ]
     for name, figures in found["populations"].items():
-        spread = figures["auc_range"]
-        lines.append(
-            f"| {name.replace('_', ' ')} | {figures['rows']:,} | {figures['students']:,} | "
-            f"{figures['students_who_withdraw']:,} | {_percent(figures['share_withdrawing'])} | "
-            f"{_number(figures['auc'])} | "
-            f"{'–' if spread is None else f'{spread[0]:.3f} to {spread[1]:.3f}'} | "
-            f"{_number(figures['auc_days_since_last_session'])} | {_number(figures['average_precision'])} |"
-        )
-    for name, figures in found["populations"].items():
-        lines += [
-            "",
-            f"## By risk, {name.replace('_', ' ')}",
-            "",
-            "| predicted risk of a lapse | student Mondays | mean risk | withdrew within 30 days | lapse known | mean risk of these | "
-            "lapsed |",
-            "|---|--:|--:|--:|--:|--:|--:|",
-        ]
-        lines += [
-            f"| {group['from']:.3f} to {group['to']:.3f} | {group['rows']:,} | {group['mean_risk']:.3f} | "
-            f"{_percent(group['withdrew'])} | {group['rows_with_lapse_known']:,} | "
-            f"{_number(group['mean_risk_with_lapse_known'])} | {_number(group['lapsed'])} |"
-            for group in figures["groups"]
-        ]
+        lines += ["", f"## By risk, {name.replace('_', ' ')}", ""]
+        lines += _markdown_table(_GROUP, [_group_cells(group) for group in figures["groups"]])
     return "\n".join([*lines, ""])
+
+
+_OVERVIEW = (
+    "population",
+    "student Mondays",
+    "students",
+    "of them withdraw",
+    "share a month",
+    "AUC",
+    "95 %",
+    "mean AUC of a Monday",
+    "AUC, until the end",
+    "AUC, days since last session",
+)
+_GROUP = ("risk of a lapse", "student Mondays", "withdrew", "lapse known", "mean risk of these", "lapsed")
+
+
+def _overview(name: str, figures: Mapping[str, Any]) -> list[str]:
+    spread = figures["auc_range"]
+    return [
+        name.replace("_", " "),
+        f"{figures['rows']:,}",
+        f"{figures['students']:,}",
+        f"{figures['students_who_withdraw']:,}",
+        _percent(figures["share_withdrawing"]),
+        _number(figures["auc"]),
+        "–" if spread is None else f"{spread[0]:.3f}–{spread[1]:.3f}",
+        _number(figures["auc_mean_of_mondays"]),
+        _number(figures["auc_withdrawal_until_the_end"]),
+        _number(figures["auc_days_since_last_session"]),
+    ]
+
+
+def _group_cells(group: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{group['from']:.3f}–{group['to']:.3f}",
+        f"{group['rows']:,}",
+        _percent(group["withdrew"]),
+        f"{group['rows_with_lapse_known']:,}",
+        _number(group["mean_risk_with_lapse_known"]),
+        _number(group["lapsed"]),
+    ]
+
+
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [titles, ["---", *("--:" for _ in titles[1:])], *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _number(value: float | None) -> str:
@@ -216,33 +251,16 @@ def _percent(value: float | None) -> str:
 
 
 def _tables(found: Mapping[str, Any]) -> list[Table]:
-    table = Table(
-        "population", "student Mondays", "students", "withdraw", "AUC", "95 %", "AUC, days since last session",
+    overview = Table(
+        *_OVERVIEW,
         title=f"Churn risk against withdrawal within {found['within_days']} days, students still registered",
-    )  # fmt: skip
+    )
     for name, figures in found["populations"].items():
-        spread = figures["auc_range"]
-        table.add_row(
-            name.replace("_", " "),
-            f"{figures['rows']:,}",
-            f"{figures['students']:,}",
-            f"{figures['students_who_withdraw']:,}",
-            _number(figures["auc"]),
-            "–" if spread is None else f"{spread[0]:.3f}–{spread[1]:.3f}",
-            _number(figures["auc_days_since_last_session"]),
-        )
-    groups = Table("risk", "student Mondays", "withdrew", "lapse known", "mean risk of these", "lapsed",
-        title="By predicted risk, everyone")  # fmt: skip
+        overview.add_row(*_overview(name, figures))
+    groups = Table(*_GROUP, title="By predicted risk, everyone")
     for group in found["populations"]["everyone"]["groups"]:
-        groups.add_row(
-            f"{group['from']:.3f}–{group['to']:.3f}",
-            f"{group['rows']:,}",
-            _percent(group["withdrew"]),
-            f"{group['rows_with_lapse_known']:,}",
-            _number(group["mean_risk_with_lapse_known"]),
-            _number(group["lapsed"]),
-        )
-    return [table, groups]
+        groups.add_row(*_group_cells(group))
+    return [overview, groups]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OuladError, duckdb.IOException) as error:
         print(f"oulad: {error}", file=sys.stderr)
         return 1
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     for table in _tables(found):
         console.print(table)
     for name, text in (("json", json.dumps(found, indent=2) + "\n"), ("md", as_markdown(found))):

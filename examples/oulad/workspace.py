@@ -53,7 +53,8 @@ def prepare(data: Path, workspace: Workspace, students: int | None = None) -> tu
     """
     with open_mapping(data, students) as connection:
         _create_terms(connection)
-        rows = write_raw_tables(connection, workspace.root / "raw")
+        as_of = _as_of(connection)
+        rows = write_raw_tables(connection, workspace.root / "raw", until=as_of)
         for name in ("features", "models", "mlflow", "feast", "target", "seeds"):
             shutil.rmtree(workspace.root / name, ignore_errors=True)
         for file in workspace.root.glob("warehouse.duckdb*"):
@@ -62,7 +63,7 @@ def prepare(data: Path, workspace: Workspace, students: int | None = None) -> tu
         _write_csv(connection, "subjects", workspace.root / "seeds" / "subjects.csv")
         _write_csv(connection, "split", workspace.split)
         _write_feast_configuration(workspace)
-        return rows, _as_of(connection)
+        return rows, as_of
 
 
 def _create_terms(connection: duckdb.DuckDBPyConnection) -> None:
@@ -99,7 +100,7 @@ def _as_of(connection: duckdb.DuckDBPyConnection) -> date:
 
     At the very end of the data the last course is over, and there is nobody left to call.
     """
-    last = connection.execute("select max(last_day) from split where block = 'report'").fetchone()[0]
+    last = connection.execute("select max(last_day) from split where block = 'report'").fetchall()[0][0]
     day = last - timedelta(days=max(spec.label_days for spec in SPECS))
     return day - timedelta(days=day.weekday())
 
