@@ -18,7 +18,7 @@ import duckdb
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from examples.oulad.source import TABLES, OuladError, create_view, data_directory
+from examples.oulad.source import TABLES, OuladError, create_view, data_directory, in_one_line
 
 MAPPING = Path(__file__).resolve().parent / "mapping"
 # In the order in which they build on each other.
@@ -55,7 +55,7 @@ def open_mapping(data: Path, students: int | None = None) -> duckdb.DuckDBPyConn
         for name in ("customer_periods", "subjects", *RAW_TABLES):
             _create(connection, "view", name)
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        raise OuladError(f"The data set in {data} cannot be mapped: {str(error).splitlines()[0]}.") from error
+        raise OuladError(f"The data set in {data} cannot be mapped: {in_one_line(error)}.") from error
     if not connection.execute("select count(*) from sampled_customers").fetchall()[0][0]:
         raise OuladError(f"{data} holds no presentation whose clicks reach to its end.")
     return connection

@@ -112,6 +112,13 @@ def create_view(
         missing = [column for column in table.columns if column not in found]
         raise OuladError(
             f"{files[0]} has no column {', '.join(missing)}: found only {', '.join(found)}."
-            if missing
-            else f"{files[0]} cannot be read: {str(error).splitlines()[0]}"
         ) from error
+    except duckdb.Error as error:
+        raise OuladError(f"{files[0]} cannot be read: {in_one_line(error)}.") from error
+
+
+def in_one_line(error: duckdb.Error) -> str:
+    """What DuckDB complains of, without its suggestions: for a CSV file the line, the value and the file."""
+    first, *others = (line.strip() for line in str(error).splitlines())
+    telling = ("Error when converting", "file = ")
+    return ". ".join([first, *(line for line in others if line.startswith(telling))])
