@@ -283,6 +283,8 @@ def release_files(release: Release) -> dict[str, str]:
         "trained_until": release.trained_until.isoformat(),
         "training_rows": release.training_rows,
         "decision": release.decision,
+        # Said outright, so that a model that got lost is not taken for one that never was.
+        "not_trained": [name for name in MODEL_NAMES if name not in release.models],
         "models": [
             {
                 "name": name,
@@ -320,13 +322,17 @@ def read_release(models_dir: Path, model_version: str) -> Release:
             f"{path} has format {described.get('format')}, and this code reads format {FORMAT}."
         )
     try:
+        models = {entry["name"]: _read_model(directory, entry) for entry in described["models"]}
+        lost = [name for name in MODEL_NAMES if name not in (*models, *described.get("not_trained", ()))]
+        if lost:
+            raise ValueError(f"{', '.join(lost)} is missing")
         return Release(
             model_version=described["model_version"],
             trained_at=datetime.fromisoformat(described["trained_at"]),
             data_as_of=datetime.fromisoformat(described["data_as_of"]),
             trained_until=datetime.fromisoformat(described["trained_until"]),
             training_rows=described["training_rows"],
-            models={entry["name"]: _read_model(directory, entry) for entry in described["models"]},
+            models=models,
             decision=described["decision"],
         )
     except (KeyError, TypeError, ValueError) as error:
