@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from feature_repo.paths import features_yaml
@@ -23,6 +24,7 @@ FAMILY_ORDER = ("session", "call", "engagement", "payment", "tutor", "profile")
 ALL_FEATURES_SERVICE = "customer_360"
 FEATURE_COUNT = 59
 DATA_TYPES = ("integer", "double")
+ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64()}
 KEY_COLUMNS = 2
 """Every relation starts with the entity key and the snapshot time; the features follow."""
 

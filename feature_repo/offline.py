@@ -10,11 +10,10 @@ import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore
 
-from feature_repo.catalog import FeatureCatalog, load_catalog
+from feature_repo.catalog import ARROW_TYPES, FeatureCatalog, load_catalog
 from feature_repo.store import check_sources
 
 EVENT_TIMESTAMP = "event_timestamp"
-ARROW_TYPES = {"integer": pa.int32(), "double": pa.float64()}
 _ROW = "__row"
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from scoring.compiled import Columns, find_incomplete
+from scoring.compiled import FLOAT32, FLOAT64, INT32, INT64, Columns, find_incomplete
 
 # How a column is stored: Arrow type → number in Columns.storage.
-_STORAGE = {pa.float64(): 0, pa.float32(): 1, pa.int32(): 2, pa.int64(): 3}
+_STORAGE = {pa.float64(): FLOAT64, pa.float32(): FLOAT32, pa.int32(): INT32, pa.int64(): INT64}
 
 
 def incomplete_rows(columns: Columns, address: int, count: int) -> np.ndarray | None:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import carray, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from scoring.trees import ZERO_THRESHOLD
@@ -33,6 +34,9 @@ BYTES = 8
 # thresholds where the default direction is left, above all where it is right.
 NAN_IS_ZERO, NAN_LEFT, NAN_RIGHT, NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT = range(5)
 
+# How a column is stored (Columns.storage).
+FLOAT64, FLOAT32, INT32, INT64 = range(4)
+
 # Words of the ArrowArray structure of Arrow's C data interface, each 64 bits, that are read here.
 _NULL_COUNT, _OFFSET, _BUFFERS, _CHILDREN = 1, 2, 5, 6
 
@@ -41,24 +45,29 @@ class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
     A row of `numbers` is a numerical feature in one form: (feature, form, first of its thresholds, size of
-    its search, number of thresholds, first of its masks). `thresholds` are padded with infinity to a power of
-    two less one each. The first mask is scratch, the k-th after it that of the k-th threshold.
+    its search, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
+    `thresholds` are padded with infinity to a power of two less one each. The first mask is scratch, the k-th
+    after it that of the k-th threshold. `whole_numbers` are what the search would find for the whole numbers
+    from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are none where the
+    thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
     `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
     slot is 0 where no set holds it. Set k holds the slots `set_slots[set_begins[k]]` to `[k + 1]`.
 
     Node n has the mask `node_mask[n]` and splits the region `node_region[n]` of its tree. Nodes lie in the
-    order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`. From
-    `tree_toggles[t]` on it is said which planes (`toggle_plane`) the rows change that which of its nodes
-    (`toggle_node`) moves; `tree_planes[t]` is the number of planes. Leaf values, by the number that the
-    planes spell, lie from `tree_leaves[t]` on; the trees of model m from `model_trees[m]` on.
+    order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`. The rows that
+    node n moves change the plane `node_plane[n]`, and those from `node_toggles[n]` to `[n + 1]` of
+    `toggle_plane`; `tree_planes[t]` is the number of planes. Leaf values, by the number that the planes
+    spell, lie from `tree_leaves[t]` on; the trees of model m from `model_trees[m]` on.
     `sigmoid` is NaN for a model whose output is the sum itself. `masks`, `slots`, `regions` and `planes` are
     the sizes of the scratch that a call needs.
     """
 
     numbers: np.ndarray
     thresholds: np.ndarray
+    whole_numbers: np.ndarray
+    lowest_whole: np.ndarray
     categoricals: np.ndarray
     category_slots: np.ndarray
     set_begins: np.ndarray
@@ -66,9 +75,9 @@ class Plan(NamedTuple):
     node_mask: np.ndarray
     node_region: np.ndarray
     tree_nodes: np.ndarray
+    node_plane: np.ndarray
+    node_toggles: np.ndarray
     toggle_plane: np.ndarray
-    toggle_node: np.ndarray
-    tree_toggles: np.ndarray
     tree_planes: np.ndarray
     tree_leaves: np.ndarray
     leaf_values: np.ndarray
@@ -101,7 +110,7 @@ class Paths(NamedTuple):
 class Columns(NamedTuple):
     """Where the children of a struct array hold what is read.
 
-    `children` and `storage` (0 float64, 1 float32, 2 int32, 3 int64) say it for each feature; `required`
+    `children` and `storage` (FLOAT64 to INT64) say it for each feature; `required`
     lists the children in which no value may be null.
     """
 
@@ -150,7 +159,33 @@ _and = _on_masks(lambda builder, one, other: builder.and_(one, other))
 _and_not = _on_masks(lambda builder, one, other: builder.and_(one, builder.not_(other)))
 _or = _on_masks(lambda builder, one, other: builder.or_(one, other))
 _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
-_copy = _on_masks(lambda builder, one, other: one)
+
+
+@intrinsic
+def _move(
+    _typing: Any, masks: Any, test: Any, regions: Any, region: Any, new: Any, planes: Any, plane: Any
+) -> Any:
+    """Move the rows of a region that the test sends right to a new region, and change their bit in a plane.
+
+    As four of the functions above, with what is moved kept in registers.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def address(array: int, index: int) -> Any:
+            return _address(
+                context, builder, signature.args[array], arguments[array], arguments[index], _MASK
+            )
+
+        split, toggled = address(2, 3), address(5, 6)
+        rows = builder.load(split, align=8)
+        moved = builder.and_(rows, builder.load(address(0, 1), align=8))
+        builder.store(builder.xor(rows, moved), split, align=8)
+        builder.store(moved, address(2, 4), align=8)
+        builder.store(builder.xor(builder.load(toggled, align=8), moved), toggled, align=8)
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(masks, index, regions, index, index, planes, index), generate
 
 
 def _on_planes(count: int) -> Any:
@@ -242,11 +277,11 @@ def _load(column: int, storage: int, offset: int, first: int, count: int, values
     """Rows of the Arrow array at an address as float64; the values of nulls may be anything."""
     start = offset + _word(column, _OFFSET) + first
     data = _pointer(_word(_word(column, _BUFFERS), 1))
-    if storage == 0:
+    if storage == FLOAT64:
         values[:count] = carray(data, start + count, np.float64)[start:]
-    elif storage == 1:
+    elif storage == FLOAT32:
         values[:count] = carray(data, start + count, np.float32)[start:]
-    elif storage == 2:
+    elif storage == INT32:
         values[:count] = carray(data, start + count, np.int32)[start:]
     else:
         values[:count] = carray(data, start + count, np.int64)[start:]
@@ -283,6 +318,57 @@ def find_incomplete(array: int, required: np.ndarray, incomplete: np.ndarray) ->
 
 
 @njit(nogil=True)
+def _find(
+    values: np.ndarray, form: int, thresholds: np.ndarray, size: int, cuts: int, place: np.ndarray
+) -> None:
+    """How many of a feature's thresholds lie below each value."""
+    for row in range(BLOCK):
+        value = values[row]
+        if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
+            value = 0.0
+        values[row] = value
+        place[row] = 0
+    # Binary search without a jump, all rows in step.
+    step = size >> 1
+    while step:
+        for row in range(BLOCK):
+            place[row] += step if thresholds[place[row] + step - 1] < values[row] else 0
+        step >>= 1
+    if form != NAN_IS_ZERO:
+        lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
+        zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
+        for row in range(BLOCK):
+            if math.isnan(values[row]) or (zero_too and values[row] == 0.0):
+                place[row] = 0 if lowest else cuts
+
+
+@njit(nogil=True)
+def _find_whole(
+    column: int,
+    storage: int,
+    offset: int,
+    first: int,
+    count: int,
+    lowest: int,
+    found: np.ndarray,
+    place: np.ndarray,
+) -> None:
+    """The same for a column of whole numbers, from what was found for `lowest` and the numbers after it."""
+    start = offset + _word(column, _OFFSET) + first
+    data = _pointer(_word(_word(column, _BUFFERS), 1))
+    highest = lowest + len(found) - 1
+    if storage == INT32:
+        short = carray(data, start + count, np.int32)
+        for row in range(count):
+            place[row] = found[min(max(np.int64(short[start + row]), lowest), highest) - lowest]
+    else:
+        long = carray(data, start + count, np.int64)
+        for row in range(count):
+            place[row] = found[min(max(long[start + row], lowest), highest) - lowest]
+    place[count:] = 0
+
+
+@njit(nogil=True)
 def _fill_masks(
     plan: Plan, columns: Columns, array: int, first: int, count: int, masks: np.ndarray, slots: np.ndarray
 ) -> None:
@@ -292,28 +378,14 @@ def _fill_masks(
     place = np.zeros(BLOCK, np.int64)
     masks[:] = 0
     for number in range(len(plan.numbers)):
-        feature, form, begin, size, cuts, mask = plan.numbers[number]
+        feature, form, begin, size, cuts, mask, first_whole, wholes = plan.numbers[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
-        _load(column, storage, offset, first, count, values)
-        for row in range(BLOCK):
-            value = values[row]
-            if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
-                value = 0.0
-            values[row] = value
-            place[row] = 0
-        # Binary search without a jump, all rows in step: how many thresholds lie below the value.
-        thresholds = plan.thresholds[begin : begin + size - 1]
-        step = size >> 1
-        while step:
-            for row in range(BLOCK):
-                place[row] += step if thresholds[place[row] + step - 1] < values[row] else 0
-            step >>= 1
-        if form != NAN_IS_ZERO:
-            lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
-            zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
-            for row in range(BLOCK):
-                if math.isnan(values[row]) or (zero_too and values[row] == 0.0):
-                    place[row] = 0 if lowest else cuts
+        if wholes and storage in (INT32, INT64):
+            found = plan.whole_numbers[first_whole : first_whole + wholes]
+            _find_whole(column, storage, offset, first, count, plan.lowest_whole[number], found, place)
+        else:
+            _load(column, storage, offset, first, count, values)
+            _find(values, form, plan.thresholds[begin : begin + size - 1], size, cuts, place)
         # What lies above k thresholds goes right at the first k: set at the k-th, then at all before it.
         _put(masks, place, mask)
         for cut in range(mask + cuts - 1, mask, -1):
@@ -338,12 +410,82 @@ def _fill_masks(
 
 
 @njit(nogil=True)
+def _add_leaves(
+    sums: np.ndarray, numbers: np.ndarray, leaf_values: np.ndarray, tree_leaves: np.ndarray, tree: int
+) -> None:
+    """Add the leaf values of the four trees from `tree` on to all rows' sums, in the order of the trees.
+
+    Row k of `numbers`, uint8 (rows, BLOCK), holds the numbers of the leaves of the k-th of them.
+    """
+    first = leaf_values[tree_leaves[tree] :]
+    second = leaf_values[tree_leaves[tree + 1] :]
+    third = leaf_values[tree_leaves[tree + 2] :]
+    fourth = leaf_values[tree_leaves[tree + 3] :]
+    for row in range(BLOCK):
+        total = sums[row] + first[numbers[0, row]]
+        total += second[numbers[1, row]]
+        total += third[numbers[2, row]]
+        sums[row] = total + fourth[numbers[3, row]]
+
+
+# So many leaf values fit into four registers of AVX-512, where they are looked up without a load.
+FEW_LEAVES = 1 << _FEW_PLANES
+_VALUE = ir.DoubleType()
+_VALUES = ir.VectorType(_VALUE, 8)
+_PLACES = ir.VectorType(_WORD, 8)
+
+
+def _looked_up(builder: Any, table: list[Any], numbers: Any) -> Any:
+    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers (a vector)."""
+    permute = builder.module.declare_intrinsic(
+        "llvm.x86.avx512.vpermi2var.pd.512", (), ir.FunctionType(_VALUES, [_VALUES, _PLACES, _VALUES])
+    )
+    low, high = (builder.call(permute, [table[half], numbers, table[half + 1]]) for half in (0, 2))
+    is_low = builder.icmp_unsigned("<", numbers, ir.Constant(_PLACES, [FEW_LEAVES // 2] * 8))
+    return builder.select(is_low, low, high)
+
+
+@intrinsic
+def _add_few_leaves(
+    _typing: Any, sums: Any, numbers: Any, leaf_values: Any, tree_leaves: Any, tree: Any
+) -> Any:
+    """As `_add_leaves`, for trees whose values take FEW_LEAVES places each, on a machine with AVX-512."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, numbers, leaf_values, tree_leaves, tree = arguments
+        tables = []
+        for each in range(4):
+            place = builder.add(tree, ir.Constant(_WORD, each))
+            begin = builder.load(_address(context, builder, signature.args[3], tree_leaves, place, _WORD))
+            table = _address(context, builder, signature.args[2], leaf_values, begin, _VALUE)
+            table = builder.bitcast(table, _VALUES.as_pointer())
+            parts = (builder.gep(table, [ir.Constant(_WORD, part)]) for part in range(FEW_LEAVES // 8))
+            tables.append([builder.load(part, align=8) for part in parts])
+        eight_bytes = ir.VectorType(ir.IntType(8), 8)
+        with cgutils.for_range(builder, ir.Constant(_WORD, BLOCK // 8)) as rows:
+            place = _address(context, builder, signature.args[0], sums, rows.index, _VALUES)
+            total = builder.load(place, align=8)
+            for each, table in enumerate(tables):
+                at = builder.add(rows.index, ir.Constant(_WORD, each * BLOCK // 8))
+                number = _address(context, builder, signature.args[1], numbers, at, eight_bytes)
+                number = builder.zext(builder.load(number, align=1), _PLACES)
+                total = builder.fadd(total, _looked_up(builder, table, number))
+            builder.store(total, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(sums, numbers, leaf_values, tree_leaves, types.int64), generate
+
+
+if not binding.get_host_cpu_features().get("avx512f"):
+    _add_few_leaves = _add_leaves
+
+
+@njit(nogil=True)
 def _find_leaves(
     plan: Plan,
     tree: int,
     masks: np.ndarray,
     regions: np.ndarray,
-    moved: np.ndarray,
     planes: np.ndarray,
     numbers: np.ndarray,
     first: int,
@@ -351,15 +493,22 @@ def _find_leaves(
     """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on."""
     begin = plan.tree_nodes[tree]
     regions[0] = ~np.uint64(0)
-    for node in range(plan.tree_nodes[tree + 1] - begin):
-        region = np.int64(plan.node_region[begin + node])
-        _and(moved, node, masks, np.int64(plan.node_mask[begin + node]), regions, region)
-        _xor(regions, region, regions, region, moved, node)
-        _copy(regions, node + 1, moved, node, moved, node)
     planes[: 8 * _bytes(plan.tree_planes[tree])] = 0
-    for toggle in range(plan.tree_toggles[tree], plan.tree_toggles[tree + 1]):
-        plane = np.int64(plan.toggle_plane[toggle])
-        _xor(planes, plane, planes, plane, moved, np.int64(plan.toggle_node[toggle]))
+    for node in range(plan.tree_nodes[tree + 1] - begin):
+        at = begin + node
+        _move(
+            masks,
+            np.int64(plan.node_mask[at]),
+            regions,
+            np.int64(plan.node_region[at]),
+            node + 1,
+            planes,
+            np.int64(plan.node_plane[at]),
+        )
+        # Most numbers differ in one bit.
+        for toggle in range(plan.node_toggles[at], plan.node_toggles[at + 1]):
+            plane = np.int64(plan.toggle_plane[toggle])
+            _xor(planes, plane, planes, plane, regions, node + 1)
     _transpose(planes, plan.tree_planes[tree], numbers, first)
 
 
@@ -369,7 +518,6 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
     masks = np.empty((plan.masks, WORDS), np.uint64)
     slots = np.empty((plan.slots, WORDS), np.uint64)
     regions = np.empty((plan.regions, WORDS), np.uint64)
-    moved = np.empty((plan.regions, WORDS), np.uint64)
     planes = np.empty((8 * BYTES, WORDS), np.uint64)
     numbers = np.zeros((BYTES, BLOCK), np.uint8)
     sums = np.empty(BLOCK, np.float64)
@@ -382,23 +530,18 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
             while tree < beyond:
                 # Four trees at a time, in their order: each sum is then loaded and stored once for the four.
                 if beyond - tree < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
-                    _find_leaves(plan, tree, masks, regions, moved, planes, numbers, 0)
+                    _find_leaves(plan, tree, masks, regions, planes, numbers, 0)
                     values = plan.leaf_values[plan.tree_leaves[tree] :]
                     for row in range(BLOCK):
                         sums[row] += values[_number(numbers, row, plan.tree_planes[tree])]
                     tree += 1
                     continue
                 for each in range(4):
-                    _find_leaves(plan, tree + each, masks, regions, moved, planes, numbers, each)
-                first_values = plan.leaf_values[plan.tree_leaves[tree] :]
-                second_values = plan.leaf_values[plan.tree_leaves[tree + 1] :]
-                third_values = plan.leaf_values[plan.tree_leaves[tree + 2] :]
-                fourth_values = plan.leaf_values[plan.tree_leaves[tree + 3] :]
-                for row in range(BLOCK):
-                    total = sums[row] + first_values[numbers[0, row]]
-                    total += second_values[numbers[1, row]]
-                    total += third_values[numbers[2, row]]
-                    sums[row] = total + fourth_values[numbers[3, row]]
+                    _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
+                if plan.tree_planes[tree : tree + 4].max() <= _FEW_PLANES:
+                    _add_few_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                else:
+                    _add_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
                 tree += 4
             factor = plan.sigmoid[model]
             for row in range(count):

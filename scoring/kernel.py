@@ -14,6 +14,8 @@ operations on bits, without walking it. Three steps for each block of rows (scor
        thresholds   0.5   2.0   7.5        value 3.1 lies above two: right at 0.5 and at 2.0
        mask           1     1     0
 
+   For whole numbers a table holds what the search would find.
+
    Missing values are put below or above all thresholds, wherever the default direction leads (`_forms`). Of
    categories, the rows of each have a mask, and a set's is the union of its own.
 
@@ -23,9 +25,9 @@ operations on bits, without walking it. Three steps for each block of rows (scor
    changes in the bits in which the two numbers differ, so `plane ^= moved` for each of these. Numbers are
    chosen to differ in few (`_numbered_regions`). Transposed, the planes give each row its leaf's number.
 
-3. The leaf values are added in the order of the trees, in float64 and starting at 0: so each sum has the
-   bits of LightGBM's. The logistic function calls the C library's exp, as LightGBM does; NumPy's may differ
-   in the last bit.
+3. The leaf values, looked up in the registers of AVX-512 where the machine has it, are added in the order of
+   the trees, in float64 and starting at 0: so each sum has the bits of LightGBM's. The logistic function
+   calls the C library's exp, as LightGBM does; NumPy's may differ in the last bit.
 
 Nothing here depends on the number of rows but the result: a call needs about a megabyte of scratch. The
 compiled functions release the GIL, so DuckDB's threads score side by side. Numba compiles them once a
@@ -35,6 +37,7 @@ fraction of a second.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -45,6 +48,7 @@ import pyarrow as pa
 from scoring.arrow import ArrowAddress, find_columns, incomplete_rows
 from scoring.compiled import (
     BLOCK,
+    FEW_LEAVES,
     NAN_AND_ZERO_LEFT,
     NAN_AND_ZERO_RIGHT,
     NAN_IS_ZERO,
@@ -64,6 +68,9 @@ from scoring.trees import (
     Tree,
     Trees,
 )
+
+# A feature of whole numbers is looked up in a table while that is small beside a processor's nearest cache.
+_MOST_WHOLE_NUMBERS = 4096
 
 
 class Order(NamedTuple):
@@ -101,9 +108,11 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
     kind: list[np.ndarray] = []
     region: list[int] = []
     categories: list[np.ndarray | None] = []
-    toggles: list[tuple[int, int]] = []
+    node_plane: list[int] = []
+    toggle_plane: list[int] = []
+    node_toggles = [0]
     leaf_values: list[np.ndarray] = []
-    tree_nodes, tree_toggles, tree_leaves, tree_planes, model_trees = [0], [0], [0], [], [0]
+    tree_nodes, tree_leaves, tree_planes, model_trees = [0], [0], [], [0]
     for booster in boosters:
         places = np.array([place[name] for name in booster.feature_names], dtype=np.int64)
         for tree in booster.trees:
@@ -119,11 +128,13 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
             numbers, planes = _numbered_regions(order.regions)
             for node, split in enumerate(order.regions):
                 change = numbers[split] ^ numbers[node + 1]
-                toggles += [(plane, node) for plane in range(planes) if change >> plane & 1]
-            tree_toggles.append(len(toggles))
+                first, *others = (plane for plane in range(planes) if change >> plane & 1)
+                node_plane.append(first)
+                toggle_plane += others
+                node_toggles.append(len(toggle_plane))
             tree_planes.append(planes)
 
-            values = np.zeros(1 << planes)
+            values = np.zeros(max(1 << planes, FEW_LEAVES))
             values[numbers] = tree.leaf_value[order.leaves]
             leaf_values.append(values)
             tree_leaves.append(tree_leaves[-1] + len(values))
@@ -133,8 +144,10 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
     tests.add_numbers()
     tests.add_categories(categories)
     return Plan(
-        numbers=np.array(tests.numbers, dtype=np.int64).reshape(-1, 6),
+        numbers=np.array(tests.numbers, dtype=np.int64).reshape(-1, 8),
         thresholds=_joined(tests.thresholds, np.float64),
+        whole_numbers=_joined(tests.whole_numbers, np.int32),
+        lowest_whole=np.array(tests.lowest_whole, dtype=np.int64),
         categoricals=np.array(tests.categoricals, dtype=np.int64).reshape(-1, 7),
         category_slots=_joined(tests.category_slots, np.int32),
         set_begins=np.array(tests.set_begins, dtype=np.int64),
@@ -142,9 +155,9 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
         node_mask=tests.mask,
         node_region=np.array(region, dtype=np.int32),
         tree_nodes=np.array(tree_nodes, dtype=np.int64),
-        toggle_plane=np.array([plane for plane, _ in toggles], dtype=np.int32),
-        toggle_node=np.array([node for _, node in toggles], dtype=np.int32),
-        tree_toggles=np.array(tree_toggles, dtype=np.int64),
+        node_plane=np.array(node_plane, dtype=np.int32),
+        node_toggles=np.array(node_toggles, dtype=np.int64),
+        toggle_plane=np.array(toggle_plane, dtype=np.int32),
         tree_planes=np.array(tree_planes, dtype=np.int64),
         tree_leaves=np.array(tree_leaves, dtype=np.int64),
         leaf_values=_joined(leaf_values, np.float64),
@@ -190,6 +203,21 @@ def _forms(kind: np.ndarray) -> np.ndarray:
     )
 
 
+def _whole_numbers(cuts: np.ndarray, form: int) -> tuple[int, np.ndarray]:
+    """The lowest whole number, and how many of the sorted thresholds lie below it and each after it.
+
+    Beyond both ends nothing changes. No number where they would be more than _MOST_WHOLE_NUMBERS.
+    """
+    lowest, highest = min(cuts[0], 0.0) - 2.0, max(cuts[-1], 0.0) + 2.0
+    if not highest - lowest < _MOST_WHOLE_NUMBERS:
+        return 0, np.empty(0, dtype=np.int32)
+    numbers = np.arange(math.floor(lowest), math.ceil(highest) + 1)
+    found = np.searchsorted(cuts, numbers.astype(np.float64), side="left")
+    if form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT):
+        found[numbers == 0] = 0 if form == NAN_AND_ZERO_LEFT else len(cuts)
+    return int(numbers[0]), found.astype(np.int32)
+
+
 class _Tests:
     """Gives every node of all trees the mask of its test, and says how the masks are filled."""
 
@@ -200,6 +228,8 @@ class _Tests:
         self.count = 0
         self.numbers: list[tuple[int, ...]] = []
         self.thresholds: list[np.ndarray] = []
+        self.whole_numbers: list[np.ndarray] = []
+        self.lowest_whole: list[int] = []
         self.categoricals: list[tuple[int, ...]] = []
         self.category_slots: list[np.ndarray] = []
         self.set_begins = [0]
@@ -207,7 +237,7 @@ class _Tests:
 
     def add_numbers(self) -> None:
         """Masks for the numerical nodes: the thresholds of each feature and form that occur."""
-        first = 0
+        first, first_whole = 0, 0
         pairs = np.unique(np.stack([self.feature, self.form])[:, ~self.is_categorical], axis=1)
         for feature, form in pairs.T.tolist():
             nodes = np.flatnonzero((self.feature == feature) & (self.form == form) & ~self.is_categorical)
@@ -215,8 +245,12 @@ class _Tests:
             self.mask[nodes] = self.count + 1 + position
             size = 1 << len(cuts).bit_length()
             self.thresholds.append(np.concatenate([cuts, np.full(size - 1 - len(cuts), np.inf)]))
-            self.numbers.append((feature, form, first, size, len(cuts), self.count))
+            lowest, found = _whole_numbers(cuts, form)
+            self.whole_numbers.append(found)
+            self.lowest_whole.append(lowest)
+            self.numbers.append((feature, form, first, size, len(cuts), self.count, first_whole, len(found)))
             first += size - 1
+            first_whole += len(found)
             self.count += 1 + len(cuts)
 
     def add_categories(self, categories: Sequence[np.ndarray | None]) -> None:

@@ -2,3 +2,6 @@
 
 # Before anything loads LightGBM: the package sets how its threads wait.
 import scoring  # noqa: F401
+
+SEED = 20260101
+"""Default of every random choice that training makes."""

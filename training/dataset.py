@@ -30,7 +30,7 @@ Retrieve = Callable[[pa.Table, str], pa.Table]
 MOST_FIT_ROWS = 100_000
 
 _MONDAY = 1  # DuckDB's isodow
-_LAPSE_DAYS = 30  # labels-and-health.md: so long without a session is a lapse
+LAPSE_DAYS = 30  # labels-and-health.md: so long without a session is a lapse
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,14 @@ class Examples:
             return self.extra[name]
         return self.features[:, self.columns.index(name)]
 
+    def knows(self, name: str) -> bool:
+        """Whether `column(name)` would find it."""
+        return name in self.extra or name in self.columns
+
     @property
     def not_yet_lapsed(self) -> np.ndarray:
         """Which rows' customers completed a session within the 30 days before the snapshot, bool (rows,)."""
-        return self.extra["days_since_last_session"] < _LAPSE_DAYS
+        return self.column("days_since_last_session") < LAPSE_DAYS
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,8 @@ class Plan:
 
 def data_end_of(warehouse: duckdb.DuckDBPyConnection) -> datetime:
     """The as-of time of the warehouse: its latest snapshot. Raises TrainingError when there is none."""
-    latest = _query(warehouse, "select max(feature_timestamp) from features.customer_features").fetchall()[0][
-        0
-    ]
+    found = query_warehouse(warehouse, "select max(feature_timestamp) from features.customer_features")
+    latest = found.fetchall()[0][0]
     if latest is None:
         raise TrainingError("The warehouse holds no snapshots: run `make run` or `dbt build` on data first.")
     return latest
@@ -126,7 +129,7 @@ def read_labelled_snapshots(
     TrainingError when the warehouse lacks a table or column.
     """
     labels = ", ".join(f"labels.{spec.label}::double as {spec.label}" for spec in specs)
-    table = _query(
+    table = query_warehouse(
         warehouse,
         f"""
             select
@@ -180,7 +183,8 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec, periods: CustomerPeriods 
         split = periods.assign(labelled.customer_ids, labelled.snapshots, spec.label_days)
     assigned = np.where(usable, split, NOWHERE)
     assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
-    _check_enough(spec, labelled, assigned)
+    not_yet_lapsed = labelled.values["days_since_last_session"] < LAPSE_DAYS
+    check_enough(spec, labelled.values[spec.label], not_yet_lapsed, assigned)
     if periods is not None:
         blocks = blocks_found(assigned, labelled.snapshots, spec.label_days)
     rows = np.flatnonzero(assigned != NOWHERE)
@@ -208,13 +212,18 @@ _ROUGH_ROWS = 200
 _PURPOSE = {FIT: "fit on", CHOOSE: "choose with", REPORT: "report on"}
 
 
-def _check_enough(spec: ModelSpec, labelled: LabelledSnapshots, assigned: np.ndarray) -> None:
-    labels = labelled.values[spec.label]
+def check_enough(
+    spec: ModelSpec, labels: np.ndarray, not_yet_lapsed: np.ndarray, assigned: np.ndarray
+) -> None:
+    """Raise TrainingError when a block of `assigned` has too few rows of the model's primary population.
+
+    All (rows,): float64, bool and the block of each. Says so in the log when there are few.
+    """
     if np.isnan(labels).all():
         raise TrainingError(f"{spec.name} has nothing to learn from: {spec.label} is null at every snapshot.")
-    counted = np.ones(len(labelled), dtype=bool)
+    counted = np.ones(len(labels), dtype=bool)
     if spec.primary_population == NOT_YET_LAPSED:
-        counted = labelled.values["days_since_last_session"] < _LAPSE_DAYS
+        counted = not_yet_lapsed
     for code, least in _LEAST_ROWS.items():
         chosen = labels[(assigned == code) & counted]
         what, lack = "mature snapshots", len(chosen) < least
@@ -265,6 +274,21 @@ def retrieve_features(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """The names and values, float64 (rows, names), of a service's features at the entity rows.
 
+    Raises TrainingError as retrieve_table does.
+    """
+    found = retrieve_table(customer_ids, snapshots, service, retrieve)
+    columns = tuple(found.column_names)
+    features = np.empty((found.num_rows, len(columns)))
+    for index, name in enumerate(columns):
+        features[:, index] = found[name].to_numpy()
+    return columns, features
+
+
+def retrieve_table(
+    customer_ids: np.ndarray, snapshots: np.ndarray, service: str, retrieve: Retrieve
+) -> pa.Table:
+    """A service's features at the entity rows, in Arrow and in their own types, row i for row i.
+
     Raises TrainingError when the answer has more or fewer rows than were asked for, or a null: no feature is
     ever null.
     """
@@ -279,16 +303,13 @@ def retrieve_features(
         raise TrainingError(
             f"Feast returned {found.num_rows} rows of {service} for {len(customer_ids)} snapshots."
         )
-    columns = tuple(found.column_names)
-    features = np.empty((found.num_rows, len(columns)))
-    for index, name in enumerate(columns):
+    for name in found.column_names:
         if found[name].null_count:
             raise TrainingError(
                 f"Feast has no {name} for {found[name].null_count} of {found.num_rows} snapshots: "
                 "its Parquet files are older than the warehouse; run `dbt build` and `feast apply` again."
             )
-        features[:, index] = found[name].to_numpy()
-    return columns, features
+    return found
 
 
 def read_truth(
@@ -324,9 +345,10 @@ def read_truth(
     return np.column_stack([found[name].to_numpy().astype(np.float64) for name in names])
 
 
-def _query(
+def query_warehouse(
     warehouse: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()
 ) -> duckdb.DuckDBPyRelation:
+    """The relation of a statement. Raises TrainingError when the warehouse lacks a table or column."""
     try:
         return warehouse.sql(statement, params=list(parameters))
     except (duckdb.CatalogException, duckdb.BinderException) as error:

@@ -7,11 +7,11 @@ import numpy as np
 
 from scoring.release import ReleasedModel, in_order
 from training.baselines import guess
-from training.dataset import Examples, Plan
+from training.dataset import Examples
 from training.metrics import Figures, amount_figures, probability_figures
 from training.models import EVERYONE, NOT_YET_LAPSED, ModelSpec
 from training.reference import REFERENCES
-from training.split import BLOCK_NAMES, FIT, REPORT
+from training.split import BLOCK_NAMES, FIT, REPORT, Block, Blocks
 
 
 def figures_by_population(spec: ModelSpec, examples: Examples, predictions: np.ndarray) -> dict[str, Figures]:
@@ -50,20 +50,20 @@ def predict_by_name(model: ReleasedModel, examples: Examples) -> np.ndarray:
 
 def held_out_report(
     spec: ModelSpec,
-    plan: Plan,
+    blocks: Blocks | None,
     examples: Examples,
     predictions: np.ndarray,
     truth: np.ndarray | None,
 ) -> dict[str, Any]:
     """All that is said of a model's held-out quality, as plain JSON values.
 
-    `examples` are all of the model's; `predictions` and `truth` (None: no simulator) are for its report
-    block. Keys: one a population with its figures; `baseline` and `best_possible`, the same of the naive
-    guess and of the true probabilities; `reference`; `primary`; `rows` and `blocks`, which say on what.
+    `blocks` are the blocks' times, None where they are divided by customer alone. `examples` are all of the
+    model's; `predictions` and `truth` (None: no simulator) are for its report block. Keys: one a population
+    with its figures; `baseline` and `best_possible`, the same of the naive guess and of the true
+    probabilities (None: not known here); `reference`; `primary`; `rows` and `blocks`, which say on what.
     """
     reporting = examples.of(REPORT)
     figures = figures_by_population(spec, reporting, predictions)
-    guessed = guess(spec.baseline, examples.of(FIT), reporting)
     reference = REFERENCES[spec.name]
     return {
         **figures,
@@ -72,22 +72,28 @@ def held_out_report(
             "population": spec.primary_population,
             "value": primary(spec, figures),
         },
-        "baseline": {
-            "described": spec.baseline.described,
-            **figures_by_population(spec, reporting, guessed),
-        },
+        "baseline": _baseline(spec, examples) if examples.knows(spec.baseline.source) else None,
         "best_possible": None if truth is None else _best_possible(spec, reporting, truth),
         "reference": {"figure": reference.figure, "low": reference.low, "high": reference.high},
         "blocks": {
             name: {
-                "first_snapshot": str(getattr(plan.blocks, name).first),
-                "last_snapshot": str(getattr(plan.blocks, name).last),
+                **({} if blocks is None else _period(getattr(blocks, name))),
                 "rows": int((examples.block == code).sum()),
                 "customers": len(np.unique(examples.customer_ids[examples.block == code])),
             }
             for code, name in BLOCK_NAMES.items()
         },
     }
+
+
+def _baseline(spec: ModelSpec, examples: Examples) -> dict[str, Any]:
+    reporting = examples.of(REPORT)
+    guessed = guess(spec.baseline, examples.of(FIT), reporting)
+    return {"described": spec.baseline.described, **figures_by_population(spec, reporting, guessed)}
+
+
+def _period(block: Block) -> dict[str, str]:
+    return {"first_snapshot": str(block.first), "last_snapshot": str(block.last)}
 
 
 def _best_possible(spec: ModelSpec, reporting: Examples, truth: np.ndarray) -> dict[str, Figures]:

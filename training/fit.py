@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import lightgbm
@@ -36,6 +37,20 @@ _THREADS_IN_TEXT = re.compile(r"^\[num_threads: \d+\]$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What a person may choose otherwise: LightGBM parameters that come before the standard ones and those of
+    the model, the most trees, and after how many trees without improvement to stop.
+    """
+
+    parameters: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    most_trees: int = MOST_TREES
+    stop_after: int = STOP_AFTER
+
+
+_STANDARD = Tuning()
+
+
+@dataclass(frozen=True)
 class Learned:
     """What fitting gives: the model, its predictions for every example (float64 (rows,)), and a log of the
     fit.
@@ -53,6 +68,7 @@ def learn(
     seed: int,
     model_version: str,
     threads: int | None = None,
+    tuning: Tuning = _STANDARD,
 ) -> Learned:
     """Fit on the fit block, stop and calibrate on the choose block, score every block.
 
@@ -70,6 +86,7 @@ def learn(
         "metric": "binary_logloss" if spec.kind == "probability" else "l1",
         **_PARAMETERS,
         **spec.lightgbm,
+        **tuning.parameters,
         "seed": seed,
         "num_threads": threads or 0,  # 0: what OpenMP would take, so OMP_NUM_THREADS counts
     }
@@ -87,9 +104,9 @@ def learn(
     booster = lightgbm.train(
         parameters,
         to_fit,
-        num_boost_round=MOST_TREES,
+        num_boost_round=tuning.most_trees,
         valid_sets=[to_choose],
-        callbacks=[lightgbm.early_stopping(STOP_AFTER, verbose=False)],
+        callbacks=[lightgbm.early_stopping(tuning.stop_after, verbose=False)],
     )
     # The number of threads changes nothing in the trees, so it must not make two equal models differ as text.
     text = _THREADS_IN_TEXT.sub(

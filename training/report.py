@@ -7,7 +7,6 @@ from rich.table import Table
 
 from scoring.release import Release
 from training.decision import Decision
-from training.fit import Learned
 from training.metrics import flatten
 from training.models import EVERYONE, NOT_YET_LAPSED, SPECS
 
@@ -20,13 +19,13 @@ _TITLES = {"calibration_error": "cal. error", "average_precision": "avg. prec.",
 
 
 def report_json(
-    release: Release, learned: Mapping[str, Learned], challengers: Mapping[str, Mapping[str, Any]]
+    release: Release, fits: Mapping[str, Mapping[str, Any]], challengers: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The whole report as plain values: of each model what is released, and how the challenger was fitted and
     fared.
 
-    `challengers` are the held-out reports of this run's own models; they differ from the released ones where
-    the incumbent was carried over.
+    `fits` are the logs of fitting (Learned.log). `challengers` are the held-out reports of this run's own
+    models; they differ from the released ones where the incumbent was carried over.
     """
     return {
         "model_version": release.model_version,
@@ -41,7 +40,7 @@ def report_json(
                 "features": len(model.features),
                 "held_out": model.held_out,
                 "challenger": challengers.get(name),
-                "fit": learned[name].log if name in learned else None,
+                "fit": fits.get(name),
             }
             for name, model in release.models.items()
         },
@@ -54,7 +53,11 @@ def mlflow_metrics(held_out: Mapping[str, Mapping[str, Any]]) -> dict[str, float
     """
     metrics = {}
     for name, report in held_out.items():
-        sources = {"": report, ".baseline": report["baseline"], ".best": report["best_possible"] or {}}
+        sources = {
+            "": report,
+            ".baseline": report["baseline"] or {},
+            ".best": report["best_possible"] or {},
+        }
         for suffix, source in sources.items():
             figures = {population: source[population] for population in _POPULATIONS if population in source}
             metrics |= {f"{name}{suffix}.{figure}": value for figure, value in flatten(figures).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from typing import Any
@@ -237,6 +238,20 @@ def test_any_threshold_and_missing_type(cut: str, kind: int) -> None:
     text = edited(text, "decision_type", str(kind))
     matrix = np.tile(np.array(EDGES)[:, None], (1, 3))
     assert_equal_bits([text], matrix, struct_rows(matrix, ("a", "b", "c")), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("cut", ["0", "1e-40", "-1e-40", "2", "-3", "0.5", "-0.5", "4000", "1e6", "-1e300"])
+@pytest.mark.parametrize("kind", range(0, 12, 2))
+def test_whole_numbers_at_any_threshold(cut: str, kind: int) -> None:
+    """Also equal to it and far from it; they are looked up in a table where that is not long."""
+    text = edited(small_text(objective="regression", num_leaves=2), "threshold", cut)
+    text = edited(text, "decision_type", str(kind))
+    near = math.trunc(max(float(cut), -1e6)) + np.arange(-4, 5)
+    numbers = np.unique([*range(-9, 10), *near, -(2**31), 2**31 - 1]).astype(np.float64)
+    for whole in (pa.int32(), pa.int64()):
+        matrix = np.tile(numbers[:, None], (1, 3))
+        rows = struct_rows(matrix, ("a", "b", "c"), [whole] * 3)
+        assert_equal_bits([text], matrix, rows, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
