@@ -51,7 +51,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     steps = product_steps(as_of=as_of, split=workspace.split)
     steps.append(python_module("compare with withdrawals", "examples.oulad.withdrawal", *withdrawal))
     if importlib.util.find_spec("report.__main__"):
-        steps.append(python_module("report", "report"))
+        steps.append(python_module("report", "report", "--output", str(workspace.root / "report")))
     seconds = run_steps(console, steps)
     console.rule("[bold]Summary", align="left")
     show_summary(console)
