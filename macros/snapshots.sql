@@ -50,14 +50,30 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- A snapshot is never computed again, so one that is taken before its data are in deserves a word. -#}
+{#-
+    A snapshot is never computed again, so one that is taken before its data are in deserves a word; and so does a default
+    date that one quiet table holds back for more than a week, as a table of seldom changes does.
+-#}
 {% macro warn_if_not_landed(as_of) %}
     {%- if execute -%}
-        {%- for row in run_query('select as_of, landed_until from ' ~ as_of ~ ' where as_of > landed_until').rows -%}
+        {%- for row in run_query(
+            'select as_of, landed_until, quietest_table from ' ~ as_of ~ ' where as_of > landed_until'
+        ).rows -%}
             {%- do exceptions.warn(
-                'The snapshot of ' ~ row[0] ~ ' is taken of what is there: some raw table has nothing that landed after '
+                'The snapshot of ' ~ row[0] ~ ' is taken of what is there: ' ~ row[2] ~ ' has nothing that landed after '
                 ~ row[1] ~ '. Rows that come later will not change it.'
             ) -%}
         {%- endfor -%}
+        {%- if not var('as_of') -%}
+            {%- for row in run_query(
+                'select as_of, latest_landed_on, quietest_table from ' ~ as_of ~ ' where '
+                ~ dbt.datediff('as_of', 'latest_landed_on', 'day') ~ ' > 7'
+            ).rows -%}
+                {%- do exceptions.warn(
+                    'The latest snapshot is of ' ~ row[0] ~ ', because nothing of ' ~ row[2] ~ ' landed after it; other raw '
+                    ~ 'tables reach to ' ~ row[1] ~ ". When nothing is missing, name the date: --vars '{as_of: " ~ row[1] ~ "}'."
+                ) -%}
+            {%- endfor -%}
+        {%- endif -%}
     {%- endif -%}
 {% endmacro %}

@@ -11,7 +11,7 @@ from datetime import date
 from rich.console import Console
 
 from pipeline.marketplace import MarketplaceError, simulation_step
-from pipeline.steps import StepError, dbt_build, python_module, run_steps, time_table
+from pipeline.steps import StepError, dbt_build, product_steps, python_module, run_steps, time_table
 from pipeline.summary import show_summary
 from simulator.config import Config
 
@@ -38,14 +38,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     simulation = simulation_step(asked)
     seconds = run_steps(
         console,
-        [
-            *([simulation] if simulation else []),
-            dbt_build("dbt build"),
-            python_module("feast apply", "feature_repo", "apply"),
-            python_module("train", "training"),
-            python_module("score", "scoring"),
-            python_module("materialize online", "feature_repo", "materialize"),
-        ],
+        [*([simulation] if simulation else []), *product_steps()],
     )
     console.rule("[bold]Summary", align="left")
     show_summary(console)

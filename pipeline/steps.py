@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +37,23 @@ def python_module(title: str, module: str, *arguments: str) -> Step:
 def dbt_build(title: str, *arguments: str) -> Step:
     """The step `dbt build arguments`, with the dbt that is installed beside this interpreter."""
     return Step(title, (str(Path(sys.executable).parent / "dbt"), "build", *arguments))
+
+
+def product_steps(as_of: date | None = None, split: Path | None = None) -> list[Step]:
+    """The steps from raw tables to what is served: build, train, score, materialize.
+
+    `as_of` is the snapshot date of the run (default: by the raw data), `split` the file for `python -m
+    training --split`.
+    """
+    day = [] if as_of is None else ["--as-of", as_of.isoformat()]
+    variables = [] if as_of is None else ["--vars", json.dumps({"as_of": as_of.isoformat()})]
+    return [
+        dbt_build("dbt build", *variables),
+        python_module("feast apply", "feature_repo", "apply"),
+        python_module("train", "training", *day, *([] if split is None else ["--split", str(split)])),
+        python_module("score", "scoring", *day),
+        python_module("materialize online", "feature_repo", "materialize", *day),
+    ]
 
 
 def run_steps(console: Console, steps: Sequence[Step]) -> dict[str, float]:

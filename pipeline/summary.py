@@ -9,10 +9,11 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from feature_repo.paths import warehouse_path
+from feature_repo.paths import raw_data_dir, warehouse_path
 from report import reference
 from report.document import number, percent
 from report.figures import label_statistics, open_warehouse, segment_mix
+from simulator.writer import NOTE
 from training.reference import REFERENCES as MODEL_REFERENCES
 
 RELATIONS = (
@@ -70,12 +71,20 @@ def _tiers(connection: duckdb.DuckDBPyConnection) -> Table:
 
 
 def _training_data(connection: duckdb.DuckDBPyConnection) -> Table:
-    table = Table("figure", "achieved", "reference", title="Training data: the last year of known outcomes")
+    # Reference figures of a marketplace say something of a simulated one, and nothing of anyone's own data.
+    compared = (raw_data_dir() / NOTE).exists()
+    table = Table("figure", "achieved", title="Training data: the last year of known outcomes")
+    if compared:
+        table.add_column("reference")
+
+    def add(figure: str, achieved: str, expected: str) -> None:
+        table.add_row(figure, achieved, *([expected] if compared else []))
+
     for segment, share in segment_mix(connection).items():
-        table.add_row(f"segment {segment}", percent(share), percent(reference.SEGMENT_SHARES[segment]))
+        add(f"segment {segment}", percent(share), percent(reference.SEGMENT_SHARES[segment]))
     for label, found in label_statistics(connection).items():
         shown = _LABEL_FORMS.get(label, percent)
-        table.add_row(label, shown(found["mean"]), shown(reference.LABELS[label]))
+        add(label, shown(found["mean"]), shown(reference.LABELS[label]))
     return table
 
 
@@ -91,7 +100,9 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
         return table
     held_out = json.loads(champion[0][0])
     for name, expected in MODEL_REFERENCES.items():
-        figures = held_out[name]
+        figures = held_out.get(name)
+        if figures is None:  # an optional model that these data could not train
+            continue
         table.add_row(
             name,
             expected.figure,

@@ -32,7 +32,14 @@ from feature_repo.catalog import load_catalog
 from feature_repo.paths import models_dir as default_models_dir
 from feature_repo.paths import warehouse_path
 from scoring.predict import EXPLANATION_TYPE, PREDICTION_TYPE, explain_rows, predict_rows
-from scoring.release import Release, ReleaseError, list_releases, read_champion, release_dir
+from scoring.release import (
+    OPTIONAL_MODELS,
+    Release,
+    ReleaseError,
+    list_releases,
+    read_champion,
+    release_dir,
+)
 
 PREDICT = "predict_customer_health"
 EXPLAIN = "explain_churn_risk_30d"
@@ -199,6 +206,7 @@ def release_row(models_dir: Path, model_version: str, champion: str | None) -> d
     try:
         release = json.loads(path.read_bytes())
         held_out = {model["name"]: model["held_out"] for model in release["models"]}
+        figures = {name: {} for name in OPTIONAL_MODELS} | held_out
         return {
             "model_version": model_version,
             "is_champion": model_version == champion,
@@ -207,7 +215,7 @@ def release_row(models_dir: Path, model_version: str, champion: str | None) -> d
             "trained_until": datetime.fromisoformat(release["trained_until"]),
             "training_rows": release["training_rows"],
             **{
-                column: (held_out[model].get(population) or {}).get(figure)
+                column: (figures[model].get(population) or {}).get(figure)
                 for column, model, population, figure in HELD_OUT_COLUMNS
             },
             "held_out": json.dumps(held_out),

@@ -412,6 +412,8 @@ def prediction_layers(
         (f"case when is_whole = 1 then {ordered.get(score, score)} end", name)
         for score, name in zip(scores, models, strict=True)
     ]
+    # The optional ones come last.
+    final += [(_cast("null", "double", dialect), name) for name in MODEL_NAMES if name not in models]
     return [
         *(layer(each) for each in (outputs, clipped, negated, calibrated, bounded)),
         Layer((*((key, key) for key in keys), *final)),

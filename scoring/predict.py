@@ -24,7 +24,7 @@ EXPLANATION_TYPE = pa.struct(
 
 
 def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str]) -> pa.StructArray:
-    """All five predictions a row, of type PREDICTION_TYPE, in the order of `rows`.
+    """All predictions a row, of type PREDICTION_TYPE, in the order of `rows`; null where there is no model.
 
     `rows` has a numeric field for each name in `columns` (the features, in catalog order), maybe others too.
     The values are those of `Release.predict`, bit for bit, computed by `scoring.kernel`. A row that is null,
@@ -40,7 +40,10 @@ def predict_rows(release: Release, rows: pa.StructArray, columns: Sequence[str])
         }
     )
     return pa.StructArray.from_arrays(
-        [pa.array(predictions[name]) for name in MODEL_NAMES],
+        [
+            pa.array(predictions[name]) if name in predictions else pa.nulls(len(rows), pa.float64())
+            for name in MODEL_NAMES
+        ],
         fields=list(PREDICTION_TYPE),
         mask=_mask(incomplete),
     )

@@ -42,6 +42,10 @@ MODEL_NAMES = (
     "first_session_success",
 )
 
+# Models that a release may lack: not every marketplace has first sessions that are rated. The column is then
+# null. The others carry tier, reasons and the order of the risks.
+OPTIONAL_MODELS = ("first_session_success",)
+
 FORMAT = 1
 _RELEASES = "releases"
 _RELEASE_FILE = "release.json"
@@ -164,7 +168,8 @@ class ReleasedModel:
 
 @dataclass(frozen=True)
 class Release:
-    """One version of all five models: what scoring uses and what the model_versions table reports.
+    """One version of the five models, or of all but OPTIONAL_MODELS: what scoring uses and what the
+    model_versions table reports.
 
     All times are naive UTC. `data_as_of` is the data end that the training saw; `trained_until` the last
     moment whose data any of the models learned from: predictions for snapshots after it are honest.
@@ -182,18 +187,20 @@ class Release:
 
     def __post_init__(self) -> None:
         version_number(self.model_version)
-        if tuple(self.models) != MODEL_NAMES:
+        expected = tuple(name for name in MODEL_NAMES if name in self.models or name not in OPTIONAL_MODELS)
+        if tuple(self.models) != expected:
             raise ValueError(
-                f"A release holds {', '.join(MODEL_NAMES)} in this order, not {', '.join(self.models)}."
+                f"A release holds {', '.join(MODEL_NAMES)} in this order, of which only "
+                f"{', '.join(OPTIONAL_MODELS)} may be missing, not {', '.join(self.models)}."
             )
 
     @cached_property
     def kernel(self) -> Kernel:
-        """The five boosters, compiled once to score together."""
+        """The boosters, compiled once to score together."""
         return Kernel([model.trees for model in self.models.values()])
 
     def predict(self, features: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """All five predictions, name → float64 (rows,), with the churn probabilities in order.
+        """The prediction of each model, name → float64 (rows,), with the churn probabilities in order.
 
         `features` is float64 (rows, len(columns)); `columns` names its columns and must contain every model's
         features, in any order. Raises ValueError when one is missing.
@@ -276,6 +283,8 @@ def release_files(release: Release) -> dict[str, str]:
         "trained_until": release.trained_until.isoformat(),
         "training_rows": release.training_rows,
         "decision": release.decision,
+        # Said outright, so that a model that got lost is not taken for one that never was.
+        "not_trained": [name for name in MODEL_NAMES if name not in release.models],
         "models": [
             {
                 "name": name,
@@ -313,13 +322,17 @@ def read_release(models_dir: Path, model_version: str) -> Release:
             f"{path} has format {described.get('format')}, and this code reads format {FORMAT}."
         )
     try:
+        models = {entry["name"]: _read_model(directory, entry) for entry in described["models"]}
+        lost = [name for name in MODEL_NAMES if name not in (*models, *described.get("not_trained", ()))]
+        if lost:
+            raise ValueError(f"{', '.join(lost)} is missing")
         return Release(
             model_version=described["model_version"],
             trained_at=datetime.fromisoformat(described["trained_at"]),
             data_as_of=datetime.fromisoformat(described["data_as_of"]),
             trained_until=datetime.fromisoformat(described["trained_until"]),
             training_rows=described["training_rows"],
-            models={entry["name"]: _read_model(directory, entry) for entry in described["models"]},
+            models=models,
             decision=described["decision"],
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -168,6 +168,7 @@ def _open_warehouse() -> duckdb.DuckDBPyConnection:
 
 
 def _settings(options: argparse.Namespace, warehouse: duckdb.DuckDBPyConnection) -> "Settings":
+    from training.periods import read_customer_periods
     from training.run import Settings
 
     uri, artifacts = _tracking()
@@ -179,6 +180,7 @@ def _settings(options: argparse.Namespace, warehouse: duckdb.DuckDBPyConnection)
         raw_dir=raw_data_dir(),
         tracking_uri=uri,
         artifact_root=artifacts,
+        periods=read_customer_periods(options.split) if options.split and not options.command else None,
     )
 
 
@@ -236,6 +238,15 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     _add_common(parser, "train as on that day, with labels mature by then", "of the models' random choices")
+    parser.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="CSV of customer_id, block (fit, choose or report), first_day, last_day: the block of each "
+        "customer and the days in which snapshots and what their labels look at must lie, instead of the "
+        "split by time and by a hash of the customer; for customers who come for a period, like a school "
+        "year (training alone, no command)",
+    )
     commands = parser.add_subparsers(dest="command", title="commands")
     export = commands.add_parser(
         "export",

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from training.errors import TrainingError
 from training.models import NOT_YET_LAPSED, ModelSpec
+from training.periods import CustomerPeriods, blocks_found
 from training.split import CHOOSE, FIT, NOWHERE, REPORT, Blocks, assign, customer_hashes, split_time, thin
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,8 @@ def read_labelled_snapshots(
     )
 
 
-def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
-    """The rows of one model and their blocks, by time and by customer.
+def plan(labelled: LabelledSnapshots, spec: ModelSpec, periods: CustomerPeriods | None = None) -> Plan:
+    """The rows of one model and their blocks, by time and by customer; as `periods` say where they are given.
 
     Raises TrainingError, saying what is needed, when history is too short or a block has too few rows.
     """
@@ -172,8 +173,27 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
         raise TrainingError(
             "The warehouse holds no labelled snapshots: run `make run` or `dbt build` on data first."
         )
+    usable = ~np.isnan(labelled.values[spec.label])
+    if spec.only_before_first_session:
+        usable &= labelled.values["total_sessions_lifetime"] == 0
+    if periods is None:
+        blocks = _blocks_of_time(labelled, spec)
+        split = assign(labelled.hashes, labelled.snapshots, blocks)
+    else:
+        split = periods.assign(labelled.customer_ids, labelled.snapshots, spec.label_days)
+    assigned = np.where(usable, split, NOWHERE)
+    assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
+    not_yet_lapsed = labelled.values["days_since_last_session"] < LAPSE_DAYS
+    check_enough(spec, labelled.values[spec.label], not_yet_lapsed, assigned)
+    if periods is not None:
+        blocks = blocks_found(assigned, labelled.snapshots, spec.label_days)
+    rows = np.flatnonzero(assigned != NOWHERE)
+    return Plan(spec=spec, blocks=blocks, rows=rows, block=assigned[rows])
+
+
+def _blocks_of_time(labelled: LabelledSnapshots, spec: ModelSpec) -> Blocks:
     try:
-        blocks = split_time(
+        return split_time(
             labelled.snapshots.min().astype("datetime64[D]"),
             labelled.data_end.astype("datetime64[D]"),
             spec.label_days,
@@ -182,15 +202,6 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec) -> Plan:
         )
     except TrainingError as error:
         raise TrainingError(f"{spec.name} cannot be trained: {error}.") from error
-    usable = ~np.isnan(labelled.values[spec.label])
-    if spec.only_before_first_session:
-        usable &= labelled.values["total_sessions_lifetime"] == 0
-    assigned = np.where(usable, assign(labelled.hashes, labelled.snapshots, blocks), NOWHERE)
-    assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
-    not_yet_lapsed = labelled.values["days_since_last_session"] < LAPSE_DAYS
-    check_enough(spec, labelled.values[spec.label], not_yet_lapsed, assigned)
-    rows = np.flatnonzero(assigned != NOWHERE)
-    return Plan(spec=spec, blocks=blocks, rows=rows, block=assigned[rows])
 
 
 # With fewer rows than this, or fewer of either outcome, there is nothing to learn or to say.
@@ -208,6 +219,8 @@ def check_enough(
 
     All (rows,): float64, bool and the block of each. Says so in the log when there are few.
     """
+    if np.isnan(labels).all():
+        raise TrainingError(f"{spec.name} has nothing to learn from: {spec.label} is null at every snapshot.")
     counted = np.ones(len(labels), dtype=bool)
     if spec.primary_population == NOT_YET_LAPSED:
         counted = not_yet_lapsed

@@ -20,9 +20,16 @@ class Decision:
     reason: str
     figure: str
     population: str
-    challenger: float
+    challenger: float | None
     incumbent: float | None
     incumbent_origin: str | None
+
+    @property
+    def described(self) -> str:
+        """What became of the model, and why, in a few words."""
+        if self.replaced:
+            return f"new: {self.reason}"
+        return f"kept: {self.reason}" if self.incumbent_origin else self.reason
 
     def as_json(self) -> dict[str, object]:
         """The decision as plain values."""
@@ -45,12 +52,26 @@ def decide(
     decisions: dict[str, Decision] = {}
     for spec in sorted(specs, key=lambda spec: spec.name == "churn_risk_14d"):
         longer = chosen.get("churn_risk_30d")
-        incumbent = None if incumbents is None else incumbents[spec.name]
+        incumbent = None if incumbents is None else incumbents.get(spec.name)
         chosen[spec.name], decisions[spec.name] = _decide_one(
             spec, challengers[spec.name], incumbent, examples[spec.name].of(REPORT), longer
         )
     names = [spec.name for spec in specs]
     return {name: chosen[name] for name in names}, {name: decisions[name] for name in names}
+
+
+def not_trained(spec: ModelSpec, reason: str, incumbent: ReleasedModel | None) -> Decision:
+    """The decision about a model without a challenger, which stays what it was."""
+    return Decision(
+        model=spec.name,
+        replaced=False,
+        reason=f"not trained: {reason}",
+        figure=spec.primary_figure,
+        population=spec.primary_population,
+        challenger=None,
+        incumbent=None,
+        incumbent_origin=None if incumbent is None else incumbent.origin_version,
+    )
 
 
 def becomes_champion(decisions: Mapping[str, Decision]) -> bool:

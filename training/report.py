@@ -39,8 +39,8 @@ def report_json(
                 "origin_version": model.origin_version,
                 "features": len(model.features),
                 "held_out": model.held_out,
-                "challenger": challengers[name],
-                "fit": fits[name],
+                "challenger": challengers.get(name),
+                "fit": fits.get(name),
             }
             for name, model in release.models.items()
         },
@@ -80,7 +80,7 @@ def decision_table(decisions: Mapping[str, Decision]) -> Table:
             f"{_TITLES.get(decision.figure, decision.figure)}, {decision.population.replace('_', ' ')}",
             _number(decision.challenger),
             _number(decision.incumbent),
-            f"{'new' if decision.replaced else 'kept'}: {decision.reason}",
+            decision.described,
         )
     return table
 
@@ -97,7 +97,7 @@ def _table(kind: str, held_out: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(_TITLES.get(figure, figure), justify="right")
     table.add_column("reference")
     for spec in SPECS:
-        if spec.kind != kind:
+        if spec.kind != kind or spec.name not in held_out:
             continue
         report = held_out[spec.name]
         reference = report["reference"]

@@ -6,7 +6,7 @@ Models that were trained elsewhere on an export (training/sagemaker.py) take the
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from scoring.release import Release, ReleasedModel, read_champion
+from scoring.release import MODEL_NAMES, OPTIONAL_MODELS, Release, ReleasedModel, read_champion
 from training.dataset import (
     Examples,
+    LabelledSnapshots,
     Plan,
     Retrieve,
     check_enough,
@@ -25,11 +26,12 @@ from training.dataset import (
     read_truth,
     retrieve_examples,
 )
-from training.decision import Decision, becomes_champion, decide
+from training.decision import Decision, becomes_champion, decide, not_trained
 from training.errors import TrainingError
 from training.evaluation import held_out_report, predict_in_order
 from training.fit import learn
 from training.models import SPECS, ModelSpec
+from training.periods import CustomerPeriods
 from training.registry import Publication, open_store, publish, training_lock
 from training.report import mlflow_metrics, report_json
 from training.split import NOWHERE, REPORT
@@ -53,6 +55,7 @@ class Settings:
     tracking_uri: str
     artifact_root: Path
     threads: int | None = None  # of LightGBM; None: OpenMP's default, one a core
+    periods: CustomerPeriods | None = None  # None: split by time and by a hash of the customer
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Five newly trained models, and of each a log of its fit (`trees` at least).
+    """Newly trained models, and of each a log of its fit (`trees` at least).
 
-    `trained_until` and `training_rows` are as in scoring.release.Release.
+    `untrained` says why an optional model is not among them. `trained_until` and `training_rows` are as in
+    scoring.release.Release.
     """
 
     models: Mapping[str, ReleasedModel]
     fits: Mapping[str, Mapping[str, Any]]
     trained_until: datetime
     training_rows: int
+    untrained: Mapping[str, str] = field(default_factory=dict)
 
 
 def steps(specs: Sequence[ModelSpec] = SPECS) -> int:
@@ -95,12 +100,16 @@ def train(
 ) -> Outcome:
     """Train, judge and publish the next version of the five models.
 
-    Raises TrainingError (data, store), ReleaseError (files); the champion is then what it was before.
+    A model of OPTIONAL_MODELS that cannot be trained on these data stays what it was, or is left out. Raises
+    TrainingError (data, store), ReleaseError (files); the champion is then what it was before.
     """
     with training_lock(settings.models_dir):
-        plans, examples = _data_set(warehouse, retrieve, settings, progress)
+        plans, examples, untrained = _data_set(warehouse, retrieve, settings, progress)
         learned = {}
         for spec in SPECS:
+            if spec.name in untrained:
+                progress(f"{spec.name}: not trained")
+                continue
             learned[spec.name] = learn(
                 spec, examples[spec.name], categorical, settings.seed, _UNNAMED, settings.threads
             )
@@ -111,6 +120,7 @@ def train(
             fits={name: each.log for name, each in learned.items()},
             trained_until=ends.astype("datetime64[us]").item(),
             training_rows=_training_rows(plans),
+            untrained=untrained,
         )
         return _judge_and_publish(settings, plans, examples, candidates, progress, "training")
 
@@ -131,7 +141,10 @@ def adopt(
     its service does not have.
     """
     with training_lock(settings.models_dir):
-        plans, examples = _data_set(warehouse, retrieve, settings, progress)
+        plans, examples, untrained = _data_set(warehouse, retrieve, settings, progress)
+        # What these data cannot judge is not adopted.
+        judged = {name: model for name, model in candidates.models.items() if name in examples}
+        candidates = replace(candidates, models=judged, untrained=untrained)
         plans, examples = _held_out_after(candidates.trained_until, plans, examples)
         for name, model in candidates.models.items():
             unknown = sorted(set(model.features) - set(examples[name].columns))
@@ -151,13 +164,13 @@ def adopt(
 
 def _data_set(
     warehouse: duckdb.DuckDBPyConnection, retrieve: Retrieve, settings: Settings, progress: Progress
-) -> tuple[dict[str, Plan], dict[str, Examples]]:
+) -> tuple[dict[str, Plan], dict[str, Examples], dict[str, str]]:
     labelled = read_labelled_snapshots(warehouse, SPECS, settings.as_of)
-    plans = {spec.name: plan(labelled, spec) for spec in SPECS}
+    plans, untrained = _plans(labelled, settings.periods)
     progress(f"{len(labelled):,} labelled snapshots")
     examples = retrieve_examples(labelled, list(plans.values()), retrieve)
     progress(f"features of {_all_rows(plans):,} snapshots")
-    return plans, examples
+    return plans, examples, untrained
 
 
 def _held_out_after(
@@ -195,6 +208,7 @@ def _judge_and_publish(
     run_name: str,
 ) -> Outcome:
     incumbent = read_champion(settings.models_dir)
+    _check_report_unseen(plans, incumbent, settings)
     outcome, challengers = _judge(settings, plans, examples, candidates, incumbent)
     progress("held-out figures")
     client = open_store(settings.tracking_uri, settings.artifact_root)
@@ -208,6 +222,35 @@ def _judge_and_publish(
     return replace(outcome, release=published.release)
 
 
+def _plans(
+    labelled: LabelledSnapshots, periods: CustomerPeriods | None
+) -> tuple[dict[str, Plan], dict[str, str]]:
+    """The plans of the models that can be trained, and why the others, all of them optional, cannot."""
+    plans, untrained = {}, {}
+    for spec in SPECS:
+        try:
+            plans[spec.name] = plan(labelled, spec, periods)
+        except TrainingError as error:
+            if spec.name not in OPTIONAL_MODELS:
+                raise
+            untrained[spec.name] = str(error)
+            log.warning("Not trained: %s", error)
+    return plans, untrained
+
+
+def _check_report_unseen(plans: Mapping[str, Plan], incumbent: Release | None, settings: Settings) -> None:
+    """With periods the groups by hash, which keep all versions away from the report group, do not hold."""
+    if incumbent is None or settings.periods is None:
+        return
+    first = min(each.blocks.report.first for each in plans.values())
+    if np.datetime64(incumbent.trained_until) > first:
+        raise TrainingError(
+            f"The champion {incumbent.model_version} has learned from data until "
+            f"{incumbent.trained_until:%F}, and the report block of the split begins on {first}: that "
+            "comparison is not fair. Let the report block begin later, or train with another MODELS_DIR."
+        )
+
+
 def _judge(
     settings: Settings,
     plans: Mapping[str, Plan],
@@ -217,15 +260,23 @@ def _judge(
 ) -> tuple[Outcome, dict[str, dict[str, Any]]]:
     """The bundle, still without a version number, and the held-out reports of the challengers."""
     challengers = candidates.models
-    chosen, decisions = decide(challengers, incumbent.models if incumbent else None, examples)
-    truths = {spec.name: _truth(settings.raw_dir, spec, examples[spec.name]) for spec in SPECS}
+    trained = tuple(spec for spec in SPECS if spec.name in challengers)
+    chosen, decisions = decide(challengers, incumbent.models if incumbent else None, examples, trained)
+    truths = {spec.name: _truth(settings.raw_dir, spec, examples[spec.name]) for spec in trained}
 
     def report(models: Mapping[str, ReleasedModel], spec: ModelSpec) -> dict[str, Any]:
         own = examples[spec.name]
         predictions = predict_in_order(models[spec.name], own.of(REPORT), models["churn_risk_30d"])
         return held_out_report(spec, plans[spec.name].blocks, own, predictions, truths[spec.name])
 
-    models = {spec.name: replace(chosen[spec.name], held_out=report(chosen, spec)) for spec in SPECS}
+    models = {spec.name: replace(chosen[spec.name], held_out=report(chosen, spec)) for spec in trained}
+    for spec in SPECS:
+        if spec.name in candidates.untrained:
+            kept = incumbent.models.get(spec.name) if incumbent else None
+            decisions[spec.name] = not_trained(spec, candidates.untrained[spec.name], kept)
+            if kept is not None:
+                models[spec.name] = kept
+    models = {name: models[name] for name in MODEL_NAMES if name in models}
     trained_until = candidates.trained_until
     if incumbent is not None and any(not decision.replaced for decision in decisions.values()):
         trained_until = max(trained_until, incumbent.trained_until)
@@ -238,7 +289,7 @@ def _judge(
         models=models,
     )
     outcome = Outcome(release=release, decisions=decisions, champion=becomes_champion(decisions))
-    return outcome, {spec.name: report(challengers, spec) for spec in SPECS}
+    return outcome, {spec.name: report(challengers, spec) for spec in trained}
 
 
 def _truth(raw_dir: Path, spec: ModelSpec, examples: Examples) -> np.ndarray | None:
@@ -268,9 +319,16 @@ def _summary(outcome: Outcome) -> str:
     if not outcome.champion:
         return "kept champion: every challenger was worse on the held-out rows"
     new = [name for name, decision in outcome.decisions.items() if decision.replaced]
-    if len(new) == len(outcome.decisions):
+    if len(new) == len(MODEL_NAMES):
         return "champion: all five models are new"
-    return f"champion: new are {', '.join(new)}; the others were carried over"
+    carried = [name for name in outcome.release.models if name not in new]
+    missing = [name for name in outcome.decisions if name not in outcome.release.models]
+    parts = [f"new are {', '.join(new)}"]
+    if carried:
+        parts.append(f"carried over {', '.join(carried)}")
+    if missing:
+        parts.append(f"not trained {', '.join(missing)}")
+    return f"champion: {'; '.join(parts)}"
 
 
 def _publication(
@@ -298,10 +356,7 @@ def _publication(
         tags={
             "model_version": release.model_version,
             "decision": release.decision["summary"],
-            **{
-                f"decision.{name}": f"{'new' if each.replaced else 'kept'}: {each.reason}"
-                for name, each in outcome.decisions.items()
-            },
+            **{f"decision.{name}": each.described for name, each in outcome.decisions.items()},
         },
         champion=outcome.champion,
     )

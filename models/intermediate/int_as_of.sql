@@ -4,14 +4,27 @@
 with landed as (
     {% for feed in feeds() %}
     {%- set event_times = {'calls': 'called_at', 'app_events': 'occurred_at', 'tutor_availability': 'week_start'} -%}
-    select max(coalesce(loaded_at, cast({{ event_times.get(feed, 'updated_at') }} as timestamp))) as last_landed_at
+    select
+        'raw_{{ feed }}' as source_table,
+        max(coalesce(loaded_at, cast({{ event_times.get(feed, 'updated_at') }} as timestamp))) as last_landed_at
     from {{ ref('base_' ~ feed) }}
     {{ 'union all' if not loop.last }}
     {% endfor %}
 ),
 
 landed_everywhere as (
-    select cast(min(last_landed_at) as date) as landed_until from landed
+    select
+        cast(min(last_landed_at) as date) as landed_until,
+        cast(max(last_landed_at) as date) as latest_landed_on
+    from landed
+),
+
+-- The table that has been quiet for longest
+quietest as (
+    select min(landed.source_table) as quietest_table
+    from landed
+    inner join landed_everywhere
+        on cast(landed.last_landed_at as date) = landed_everywhere.landed_until
 ),
 
 customers as (
@@ -30,9 +43,12 @@ final as (
         landed_everywhere.landed_until as as_of,
         {%- endif %}
         landed_everywhere.landed_until,
+        landed_everywhere.latest_landed_on,
+        quietest.quietest_table,
         first_signup.first_signed_up_at
     from first_signup
     cross join landed_everywhere
+    cross join quietest
 )
 
 select * from final

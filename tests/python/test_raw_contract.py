@@ -133,3 +133,27 @@ def test_csv_value_of_the_wrong_type_stops_the_build(directory: Path, tmp_path: 
     _, run = dbt_build(directory, tmp_path / "work", select=STAGING, check=False)
     said = refusal(run)
     assert "column called_at is of the wrong type: expected timestamp, found the value 'soon'" in said
+
+
+def test_a_quiet_table_that_holds_the_date_back_is_named(directory: Path, tmp_path: Path) -> None:
+    """Real tables of tutors or customers change seldom; a date years back must not come as a surprise."""
+    rewritten(
+        directory / "raw_tutors", "* replace (least(loaded_at, timestamp '2024-02-03 02:00') as loaded_at)"
+    )
+    options = {"select": ("+int_as_of",), "max_rejected_share": 1.0}
+    warehouse, run = dbt_build(directory, tmp_path / "work", **options)
+    assert warehouse.rows("select cast(as_of as varchar) as day from intermediate.int_as_of") == [
+        {"day": "2024-02-03"}
+    ]
+    said = re.sub(r"\s+", " ", run.stdout)
+    latest = warehouse.rows("select cast(latest_landed_on as varchar) as day from intermediate.int_as_of")
+    assert (
+        "The latest snapshot is of 2024-02-03, because nothing of raw_tutors landed after it; other raw "
+        f"tables reach to {latest[0]['day']}. When nothing is missing, name the date: --vars '{{as_of: "
+    ) in said
+    _, run = dbt_build(
+        directory, tmp_path / "work", warehouse=warehouse.path, as_of=latest[0]["day"], **options
+    )
+    said = re.sub(r"\s+", " ", run.stdout)
+    assert "raw_tutors has nothing that landed after 2024-02-03" in said
+    assert "The latest snapshot is of" not in said

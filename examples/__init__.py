@@ -1,0 +1,1 @@
+"""Examples: the pipeline on other data than the simulated marketplace."""

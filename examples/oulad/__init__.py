@@ -1,0 +1,1 @@
+"""The whole pipeline on real students: the Open University Learning Analytics Dataset."""
