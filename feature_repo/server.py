@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -42,12 +43,15 @@ from feature_repo.serving import (
     UnknownFeatures,
     shown,
 )
-from feature_repo.store import StoreError
+from feature_repo.store import StoreError, open_store
 
 LOOKUP_THREADS = 4
 """Look-ups at a time in one process: they wait for the online store side by side."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep a connection, so that they, not the server, close it."""
+WORKER_SECONDS = 60
+"""How long one of several processes may be silent before it is replaced. uvicorn's 5 seconds are less than a
+busy machine takes to import Feast: each process would be killed before it has started, for ever."""
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 OPEN_PATHS = frozenset(("/health",))
 """Answered without a token."""
@@ -192,18 +196,33 @@ def serve(
     token: str | None = None,
     workers: int = 1,
     unknown_as_null: bool = False,
-    on_start: Callable[[str], None] | None = None,
+    on_start: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. ``on_start(url)`` is called when the address is taken.
+    """Serve until SIGINT or SIGTERM. ``on_start(url)`` is called once requests are taken; those that come
+    before a process is ready wait.
 
-    Raises ``StoreError`` when the address cannot be taken, or is open to other machines without a token.
+    Raises ``StoreError`` when the address cannot be taken, or is open to other machines without a token, or
+    when the store's configuration cannot be read.
     """
     listener = _listen(host, port, guarded=token is not None)
-    make_app = partial(_worker_app, token and digest(token), unknown_as_null)
-    config = uvicorn.Config(
-        make_app,
-        factory=True,
-        workers=workers,
+    with listener:
+        bound, number = listener.getsockname()[:2]
+        url = f"http://{f'[{bound}]' if ':' in bound else bound}:{number}"
+        make_app = partial(_worker_app, token and digest(token), unknown_as_null)
+        if workers == 1:
+            config = _configuration(make_app())
+            on_start(url)
+            uvicorn.Server(config).run(sockets=[listener])
+        else:
+            open_store()  # a configuration that cannot be read is told once, here
+            config = _configuration(make_app, factory=True, workers=workers)
+            on_start(url)
+            Multiprocess(config, sockets=[listener]).run()
+
+
+def _configuration(app: ASGIApp | Callable[[], ASGIApp], **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -213,15 +232,9 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
+        **options,
     )
-    with listener:
-        if on_start is not None:
-            bound, number = listener.getsockname()[:2]
-            on_start(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
-        if workers == 1:
-            uvicorn.Server(config).run(sockets=[listener])
-        else:
-            Multiprocess(config, sockets=[listener]).run()
 
 
 def _worker_app(token_digest: bytes | None, unknown_as_null: bool) -> ASGIApp:
@@ -236,6 +249,8 @@ def _worker_app(token_digest: bytes | None, unknown_as_null: bool) -> ASGIApp:
 
 
 def _listen(host: str, port: int, guarded: bool) -> socket.socket:
+    if not 0 <= port <= 65_535:  # getaddrinfo takes such a number modulo 65,536
+        raise StoreError(f"There is no port {port}; ports are numbers up to 65535.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
