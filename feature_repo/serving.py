@@ -22,7 +22,10 @@ from feast.errors import (
     FeatureServiceNotFoundException,
     FeatureViewNotFoundException,
 )
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import feature_repo_dir
@@ -34,6 +37,8 @@ REFRESH_SECONDS = 1.0
 found the same, so a new `apply` is served after one to two seconds."""
 REMOTE_REFRESH_LOOKS = 60
 """A registry that is not a file is read anew at every so-manieth look."""
+REDIS_SECONDS = 2.0
+REDIS_RETRIES = 2
 NAMED = 3
 """How many unknown names a sentence lists."""
 
@@ -257,6 +262,7 @@ class OnlineLookup:
         # of its own for each registry, so that an online store in a new file is noticed as well.
         mark = self._registry_mark()
         store = open_store(self._configuration)
+        _limit_waiting(store)
         registry = RegistrySnapshot.of(store)
         never = {
             name
@@ -321,6 +327,21 @@ class OnlineLookup:
             named = ", ".join(map(shown, unknown[:NAMED]))
             more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
             raise UnknownCustomers(f"The online store serves no customer {named}{more}.", unknown)
+
+
+def _limit_waiting(store: FeatureStore) -> None:
+    """Let a Redis that does not answer cost a request a moment: the client's default is to try for five
+    seconds or more and, where the network swallows what is sent, to wait for ever. What the connection string
+    says counts.
+    """
+    config, online = store.config.online_store, store.provider.online_store
+    if isinstance(online, RedisOnlineStore) and config.redis_type != RedisType.redis_cluster:
+        client = online._get_client(config)
+        client.set_retry(Retry(ExponentialBackoff(cap=0.2, base=0.02), REDIS_RETRIES))
+        settings = client.get_connection_kwargs()
+        for name in ("socket_connect_timeout", "socket_timeout"):
+            if f"{name}=" not in config.connection_string:
+                settings[name] = REDIS_SECONDS
 
 
 def shown(name: str) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRespo
 from feast.protos.feast.types.Value_pb2 import BoolList, DoubleList, StringList, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import ignored_auth
 from test_feast import (
     CATALOG,
     LAST_RUN,
@@ -563,8 +565,9 @@ def test_a_store_that_is_not_ready(served: Served, tmp_path: Path, caplog: pytes
     take_over(lookup)
     assert sentence(200) == ""
     # The tables vanish under the running server.
-    for view in registered_views(store):
-        store.provider.teardown_infra(store.project, [view], [])
+    with sqlite3.connect(store.config.online_store.path) as connection:
+        for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+            connection.execute(f'drop table "{table}"')
     with caplog.at_level(logging.ERROR):
         assert sentence(503) == (
             "The online store (sqlite) cannot be read at the moment; the server's log says why."
@@ -673,17 +676,18 @@ JSON = st.recursive(
 
 def test_random_json_is_never_a_server_error(served: Served) -> None:
     somebody = next(iter(served.expected))
+    names = st.lists(st.sampled_from([somebody, "nobody"]) | st.text(max_size=9), min_size=1, max_size=3)
+    service = st.sampled_from(served.lookup.services) | st.text(max_size=9)
+    features = st.lists(st.sampled_from(served.lookup.features) | st.text(), min_size=1, max_size=3)
+    customers = st.fixed_dictionaries({KEY: names})
+    good = st.fixed_dictionaries({"entities": customers, "feature_service": service}) | st.fixed_dictionaries(
+        {"entities": customers, "features": features}
+    )
     nearly = st.fixed_dictionaries(
-        {},
+        {"entities": customers | st.dictionaries(st.sampled_from([KEY, "customer", ""]), JSON) | JSON},
         optional={
-            "entities": st.dictionaries(
-                st.sampled_from([KEY, "customer", ""]),
-                JSON | st.lists(st.sampled_from([somebody, "nobody"]) | st.text(max_size=9), max_size=3),
-                max_size=2,
-            )
-            | JSON,
-            "feature_service": st.sampled_from(served.lookup.services) | JSON,
-            "features": st.lists(st.sampled_from(served.lookup.features) | st.text(), max_size=3) | JSON,
+            "feature_service": service | JSON,
+            "features": features | JSON,
             "full_feature_names": st.booleans() | JSON,
             "include_feature_view_version_metadata": st.booleans() | JSON,
         },
@@ -691,7 +695,7 @@ def test_random_json_is_never_a_server_error(served: Served) -> None:
     seen: set[int] = set()
 
     @settings(PROPERTIES, max_examples=400, derandomize=True)
-    @given(nearly | JSON)
+    @given(good | nearly | JSON)
     def check(body: Any) -> None:
         content = json.dumps(body).encode(errors="surrogatepass")
         response = served.client.request("POST", ROUTE, [content], JSON_TYPE)
@@ -701,7 +705,7 @@ def test_random_json_is_never_a_server_error(served: Served) -> None:
             assert_sentence(response)
 
     check()
-    assert {404, 422} <= seen, "the bodies are near enough to good ones to get past the first check"
+    assert {200, 404, 422} <= seen, "the bodies are near enough to good ones to get past the first check"
 
 
 def test_schemathesis_finds_no_server_error(served: Served) -> None:
@@ -730,7 +734,9 @@ def fuzz(operation: Any, mode: schemathesis.GenerationMode, headers: Any, somebo
         if known and mode is schemathesis.GenerationMode.POSITIVE and isinstance(body, dict):
             # Else no example would ever name a customer who is served.
             body["entities"] = {KEY: [somebody]}
-        response = case.call_and_validate(headers=headers)
+        # The check of the token takes it out of the request and does not see that `headers` puts it in again;
+        # test_token has its cases.
+        response = case.call_and_validate(headers=headers, excluded_checks=[ignored_auth])
         statuses.add(response.status_code)
         assert response.status_code < 500
 
