@@ -46,6 +46,12 @@ from test_feast import (
 from feature_repo import paths, server
 from feature_repo.__main__ import main
 from feature_repo.catalog import ALL_FEATURES_SERVICE, WIDE_RELATION
+from feature_repo.predictions import (
+    PREDICTIONS_RELATION,
+    PREDICTIONS_SCHEMA,
+    PREDICTIONS_SERVICE,
+    load_predictions,
+)
 from feature_repo.request import MAX_BODY_BYTES, MAX_CUSTOMERS, MAX_ID_LENGTH
 from feature_repo.response import json_bytes, response_document
 from feature_repo.serving import OnlineLookup, StoreUnavailable
@@ -181,20 +187,39 @@ def client_of(lookup: OnlineLookup, **options: Any) -> Client:
 
 
 def in_force(warehouse: Warehouse, time: datetime) -> dict[str, dict[str, Any]]:
-    """Customer → features of the last snapshot that is at most a week old."""
+    """Customer → features and predictions of the last snapshot that is at most a week old."""
+    # Not in one query: joined before `qualify`, DuckDB 2.0.0 makes 0.0 of -0.0.
+    columns = {
+        f"features.{WIDE_RELATION}": CATALOG.names,
+        f"{PREDICTIONS_SCHEMA}.{PREDICTIONS_RELATION}": load_predictions().names,
+    }
+    expected: dict[str, dict[str, Any]] = {}
     with duckdb.connect(str(warehouse.path), read_only=True) as connection:
-        result = connection.execute(
-            f"""
-            select {KEY}, {", ".join(CATALOG.names)}
-            from features.{WIDE_RELATION}
-            where {CATALOG.timestamp} between ?::timestamp - interval 7 day and ?::timestamp
-            qualify row_number() over (partition by {KEY} order by {CATALOG.timestamp} desc) = 1
-            """,
-            [time, time],
-        )
-        names = [column[0] for column in result.description]
-        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-    return {row.pop(KEY): row for row in rows}
+        for relation, names in columns.items():
+            rows = connection.execute(
+                f"""
+                select {", ".join((KEY, *names))}
+                from {relation}
+                where {CATALOG.timestamp} between ?::timestamp - interval 7 day and ?::timestamp
+                qualify row_number() over (partition by {KEY} order by {CATALOG.timestamp} desc) = 1
+                """,
+                [time, time],
+            ).fetchall()
+            for customer, *values in rows:
+                expected.setdefault(customer, {}).update(zip(names, values, strict=True))
+    return expected
+
+
+def by_name(answer: Any) -> dict[str, Any]:
+    return dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+
+
+def assert_as_in_warehouse(answer: Any, customers: list[str], expected: dict[str, dict[str, Any]]) -> None:
+    for name, result in by_name(answer).items():
+        feature = name.rpartition("__")[2]
+        # repr tells zeros of both signs apart, and equal ones are equal to the last bit.
+        found = [customer if feature == KEY else expected[customer][feature] for customer in customers]
+        assert list(map(repr, result["values"])) == list(map(repr, found)), name
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -215,16 +240,54 @@ def test_answers_equal_feast_and_the_warehouse(served: Served) -> None:
         answer = served.store.get_online_features(asked, {KEY: ids}, **options)
         assert response.json() == json.loads(json.dumps(convert_response_to_dict(answer.proto)))
         assert response.headers["content-type"] == "application/json"
-        for name, result in zip(
-            response.json()["metadata"]["feature_names"], response.json()["results"], strict=True
-        ):
-            feature = name.rpartition("__")[2]
-            if feature in CATALOG.names:
-                # repr tells zeros of both signs apart, and equal ones are equal to the last bit.
-                found = [repr(served.expected[customer][feature]) for customer in ids]
-                assert [repr(value) for value in result["values"]] == found
+        assert_as_in_warehouse(response.json(), ids, served.expected)
 
     check()
+
+
+def test_predictions_are_served_with_words_numbers_and_nulls(served: Served) -> None:
+    customers = sorted(served.expected)
+    response = served.post(ask(customers, feature_service=PREDICTIONS_SERVICE))
+    assert response.status_code == 200, response.text
+    assert_as_in_warehouse(response.json(), customers, served.expected)
+    answer = by_name(response.json())
+    assert set(answer) == {KEY, *load_predictions().names}
+    found = {type(value) for result in answer.values() for value in result["values"]}
+    assert found == {str, float, type(None)}
+
+
+def test_redis_answers_as_sqlite(served: Served, redis_port: int, tmp_path: Path) -> None:
+    configuration = of_redis(tmp_path, redis_port)
+    store = open_store(configuration)
+    apply(store)
+    lookup = OnlineLookup(configuration)
+    client = client_of(lookup)
+    customers = sorted(served.expected)
+    # Redis has PRESENT for what it does not have, so that a status alone would not do.
+    response = client.post(ask(customers, features=[FEATURE]))
+    assert response.status_code == 503
+    assert response.json() == {
+        "error": f"{VIEW} has not been materialized yet; run `python -m feature_repo materialize`."
+    }
+    materialize(store, LAST_RUN)
+    take_over(lookup)
+    for service in served.lookup.services:
+        response = client.post(ask(customers, feature_service=service))
+        assert response.status_code == 200, response.text
+        assert_as_in_warehouse(response.json(), customers, served.expected)
+        response = client.post(ask([*customers, "nobody"], feature_service=service))
+        assert (response.status_code, response.json()["unknown_customers"]) == (404, ["nobody"])
+
+
+def of_redis(directory: Path, port: int) -> Path:
+    """A configuration with the online store of that port, and nothing applied."""
+    file = fresh(directory)
+    config = yaml.safe_load(file.read_text())
+    redis = yaml.safe_load((paths.feature_repo_dir() / "feature_store.redis.yaml").read_text())
+    address = f"127.0.0.1:{port}"
+    config["online_store"] = redis["online_store"] | {"connection_string": address}
+    file.write_text(yaml.safe_dump(config))
+    return file
 
 
 def values() -> st.SearchStrategy[Value]:
@@ -576,13 +639,9 @@ def test_a_store_that_is_not_ready(served: Served, tmp_path: Path, caplog: pytes
 
 
 def test_redis_that_is_gone(served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    configuration = fresh(tmp_path)
-    config = yaml.safe_load(configuration.read_text())
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    redis = yaml.safe_load((paths.feature_repo_dir() / "feature_store.redis.yaml").read_text())
-    config["online_store"] = redis["online_store"] | {"connection_string": f"127.0.0.1:{port}"}
-    configuration.write_text(yaml.safe_dump(config))
+    configuration = of_redis(tmp_path, port)
     apply(open_store(configuration))
     with caplog.at_level(logging.ERROR):
         response = client_of(OnlineLookup(configuration)).post(ask([SOMEBODY]))
@@ -815,7 +874,3 @@ def test_the_command_serves(served: Served, environment: pytest.MonkeyPatch, tmp
         status, theirs = get(url + ROUTE, body)
     # Feast puts the features in another order in each process.
     assert status == 200 and by_name(theirs) == by_name(answer)
-
-
-def by_name(answer: Any) -> dict[str, Any]:
-    return dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
