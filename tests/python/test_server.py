@@ -874,3 +874,29 @@ def test_the_command_serves(served: Served, environment: pytest.MonkeyPatch, tmp
         status, theirs = get(url + ROUTE, body)
     # Feast puts the features in another order in each process.
     assert status == 200 and by_name(theirs) == by_name(answer)
+
+
+def test_feast_reads_from_the_server_as_a_remote_online_store(served: Served, tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(server.create_app(served.lookup), log_level="warning", log_config=None)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        file = fresh(tmp_path)
+        remote = yaml.safe_load(file.read_text())
+        remote["registry"]["path"] = str(served.store.config.registry.path)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        remote["online_store"] = {"type": "remote", "path": url}
+        file.write_text(yaml.safe_dump(remote))
+        customers = sorted(served.expected)
+        store = open_store(file)
+        for name in served.lookup.services:
+            answer, expected = (
+                each.get_online_features(each.get_feature_service(name), {KEY: customers}).to_dict()
+                for each in (store, served.store)
+            )
+            assert repr(sorted_keys(answer)) == repr(sorted_keys(expected))
+    finally:
+        running.should_exit = True
+        thread.join()
