@@ -294,7 +294,8 @@ class OnlineLookup:
             return
         found: set[str] = set()
         for name, result in zip(document["metadata"]["feature_names"], document["results"], strict=True):
-            if any(status != "NOT_FOUND" for status in result["statuses"]):
+            # Not by the status: Redis has PRESENT for what it does not have.
+            if any(value is not None for value in result["values"]):
                 found.add(name)
         for view in sorted(never):
             names = [feature.name for feature in served.registry.views[view].features]
