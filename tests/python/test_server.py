@@ -9,10 +9,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRespo
 from feast.protos.feast.types.Value_pb2 import BoolList, DoubleList, StringList, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import ignored_auth
 from test_feast import (
     CATALOG,
     LAST_RUN,
@@ -509,10 +511,15 @@ def test_addresses_that_cannot_be_taken(
     monkeypatch.setenv("SERVER_TOKEN", TOKEN)
     assert main(["serve", "--host", "192.0.2.1", "--token-env", "SERVER_TOKEN"]) == 1, "not of this machine"
     assert "The address 192.0.2.1, port 6566, cannot be taken" in capsys.readouterr().err
-    assert main(["serve", "--port", "99999"]) == 1
     assert main(["serve", "--token-env", "NOWHERE"]) == 1
     assert "There is no token in the environment variable NOWHERE." in capsys.readouterr().err
-    for arguments in (["--workers", "0"], ["--token", TOKEN], ["--token-file", "a", "--token-env", "B"]):
+    for arguments in (
+        ["--workers", "0"],
+        ["--port", "99999"],
+        ["--port", "x"],
+        ["--token", TOKEN],
+        ["--token-file", "a", "--token-env", "B"],
+    ):
         with pytest.raises(SystemExit):
             main(["serve", *arguments])
 
@@ -548,8 +555,8 @@ def test_a_store_that_is_not_ready(served: Served, tmp_path: Path, caplog: pytes
     take_over(lookup)
     assert sentence(200) == ""
     # The tables vanish under the running server.
-    for view in registered_views(store):
-        store.provider.teardown_infra(store.project, [view], [])
+    with closing(sqlite3.connect(store.config.online_store.path)) as connection:
+        connection.execute(f"drop table {store.project}_{VIEW}")
     with caplog.at_level(logging.ERROR):
         assert sentence(503) == (
             "The online store (sqlite) cannot be read at the moment; the server's log says why."
@@ -567,7 +574,7 @@ def test_redis_that_is_gone(served: Served, tmp_path: Path, caplog: pytest.LogCa
     configuration.write_text(yaml.safe_dump(config))
     apply(open_store(configuration))
     with caplog.at_level(logging.ERROR):
-        response = client_of(OnlineLookup(configuration)).post(ROUTE, json=ask([SOMEBODY]))
+        response = client_of(OnlineLookup(configuration)).post(ask([SOMEBODY]))
     assert response.status_code == 503
     assert response.json()["error"].startswith("The online store (redis) cannot be read at the moment")
     assert "ConnectionError" in caplog.text and "Traceback" not in caplog.text
@@ -658,6 +665,12 @@ JSON = st.recursive(
 
 def test_random_json_is_never_a_server_error(served: Served) -> None:
     somebody = next(iter(served.expected))
+    good = st.fixed_dictionaries(
+        {
+            "entities": st.fixed_dictionaries({KEY: st.lists(st.text(min_size=1), min_size=1, max_size=3)}),
+            "feature_service": st.sampled_from(served.lookup.services),
+        }
+    )
     nearly = st.fixed_dictionaries(
         {},
         optional={
@@ -676,7 +689,7 @@ def test_random_json_is_never_a_server_error(served: Served) -> None:
     seen: set[int] = set()
 
     @settings(PROPERTIES, max_examples=400, derandomize=True)
-    @given(nearly | JSON)
+    @given(good | nearly | JSON)
     def check(body: Any) -> None:
         content = json.dumps(body).encode(errors="surrogatepass")
         response = served.client.request("POST", ROUTE, [content], JSON_TYPE)
@@ -707,6 +720,7 @@ def test_schemathesis_finds_no_server_error(served: Served) -> None:
 def fuzz(operation: Any, mode: schemathesis.GenerationMode, headers: Any, somebody: str) -> set[int]:
     """The status codes with which an operation answers, all checks of schemathesis passed."""
     statuses: set[int] = set()
+    # Without ignored_auth: it asks again without a token, but with the header given here. See test_token.
 
     @settings(PROPERTIES, max_examples=60, derandomize=True, database=None)
     @given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
@@ -715,7 +729,7 @@ def fuzz(operation: Any, mode: schemathesis.GenerationMode, headers: Any, somebo
         if known and mode is schemathesis.GenerationMode.POSITIVE and isinstance(body, dict):
             # Else no example would ever name a customer who is served.
             body["entities"] = {KEY: [somebody]}
-        response = case.call_and_validate(headers=headers)
+        response = case.call_and_validate(headers=headers, excluded_checks=[ignored_auth])
         statuses.add(response.status_code)
         assert response.status_code < 500
 
@@ -787,4 +801,10 @@ def test_the_command_serves(served: Served, environment: pytest.MonkeyPatch, tmp
         port = probe.getsockname()[1]
     feast = str(Path(sys.executable).with_name("feast"))
     with running([feast, "serve", "--port", str(port)], configuration, port) as (_, url):
-        assert get(url + ROUTE, body) == (200, answer)
+        status, theirs = get(url + ROUTE, body)
+    assert status == 200 and by_name(theirs) == by_name(answer)
+
+
+def by_name(answer: Any) -> dict[str, Any]:
+    """Feature → result: within a view, Feast's order is that of a set and another one in each process."""
+    return dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
