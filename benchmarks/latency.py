@@ -1,9 +1,9 @@
 """How long a look-up takes, in the process and over HTTP, from SQLite and from Redis: `make bench-online`.
 
-All in one run, on the online store of `make run` and on a Redis server that this starts and fills from the same
-exports: Feast's get_online_features for 1, 10 and 100 customers with all features beside the bare read and decode
-of the same values; then this project's server and Feast's own, with 1, 8 and 32 clients who ask again as soon as
-they are answered. Server and clients share the processors of one machine.
+All in one run, on the online store of `make run` and on a Redis server that this starts and fills from the
+same exports: Feast's get_online_features for 1, 10 and 100 customers with all features beside the bare read
+and decode of the same values; then this project's server and Feast's own, with 1, 8 and 32 clients who ask
+again as soon as they are answered. Server and clients share the processors of one machine.
 
 The outcome goes into docs/online.md, with a plot beside it.
 """
@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import redis
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
 from benchmarks.measure import markdown_table, write_section
+from benchmarks.redis_server import NoRedisError, redis_server
 from feature_repo.catalog import ALL_FEATURES_SERVICE, WIDE_RELATION, load_catalog
 from feature_repo.paths import feature_repo_dir, repository_root, warehouse_path
 from feature_repo.store import (
@@ -83,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         sqlite = {"FEAST_FS_YAML_FILE_PATH": str(configuration_file())}
         results["SQLite"] = measure(folder, sqlite, options, tuple(_SERVERS), options.requests)
-        if shutil.which("redis-server") is None:
-            log.warning("left out: Redis, as there is no redis-server on this machine")
-        else:
+        try:
             with redis_store(folder) as environment:
                 results["Redis"] = measure(folder, environment, options, ("ours",), options.requests // 10)
+        except NoRedisError as reason:
+            log.warning("left out: Redis, because %s", reason)
     text = outcome(results)
     Console(width=160).print(text, markup=False)
     if options.write:
@@ -220,34 +219,16 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None
 @contextmanager
 def redis_store(folder: Path) -> Iterator[Environment]:
     """A Redis server with the exports materialized into it; gives the environment that selects it."""
-    port = _free_port()
-    with subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-    ) as process:
-        try:
-            client = redis.Redis(port=port)
-            limit = time.monotonic() + 30
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.RedisError:
-                    if time.monotonic() > limit or process.poll() is not None:
-                        raise
-                    time.sleep(0.1)
-            file = folder / "feature_store.redis.yaml"
-            config = yaml.safe_load((feature_repo_dir() / file.name).read_text())
-            config["registry"]["path"] = str(folder / "registry.redis.db")
-            config["online_store"]["connection_string"] = f"127.0.0.1:{port}"
-            file.write_text(yaml.safe_dump(config))
-            store = open_store(file)
-            apply(store)
-            log.info("materializing into Redis")
-            materialize(open_store(file))
-            yield {"FEAST_FS_YAML_FILE_PATH": str(file)}
-        finally:
-            process.terminate()
+    with redis_server(folder) as port:
+        file = folder / "feature_store.redis.yaml"
+        config = yaml.safe_load((feature_repo_dir() / file.name).read_text())
+        config["registry"]["path"] = str(folder / "registry.redis.db")
+        config["online_store"]["connection_string"] = f"127.0.0.1:{port}"
+        file.write_text(yaml.safe_dump(config))
+        apply(open_store(file))
+        log.info("materializing into Redis")
+        materialize(open_store(file))
+        yield {"FEAST_FS_YAML_FILE_PATH": str(file)}
 
 
 def _free_port() -> int:
@@ -296,6 +277,7 @@ def outcome(results: Mapping[str, Measured]) -> str:
     ours = [run for runs in _runs(results, "ours", "ours_2") for run in runs]
     requests, errors = (sum(run[what] for run in ours) for what in ("requests", "errors"))
     sentences.append(f"Of {requests:,} requests to our server {errors or 'none'} went wrong.")
+    sentences.append(f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
     return "\n\n".join([*tables, " ".join(sentences)])
 
 

@@ -1,7 +1,7 @@
 """Look-ups inside one process, by the bare store and through Feast: for benchmarks.latency.
 
-The store is read as Feast lays it out: rows of SQLite by (entity key, feature), or the fields of one Redis hash
-a customer; the values are protobufs.
+The store is read as Feast lays it out: rows of SQLite by (entity key, feature), or the fields of one Redis
+hash a customer; the values are protobufs.
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ from feature_repo.store import StoreError
 
 LOOKUP_THREADS = 4
 """Look-ups at a time in one process: they wait for the online store side by side."""
+SECONDS_ALLOWED = 5.0
+"""After so long without an answer of the online store, a request is told that there is none: a Redis client
+tries again for many seconds, and one without `socket_timeout` waits for ever."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep a connection, so that they, not the server, close it."""
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -65,7 +68,10 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    lookup: OnlineLookup, token_digest: bytes | None = None, unknown_as_null: bool = False
+    lookup: OnlineLookup,
+    token_digest: bytes | None = None,
+    unknown_as_null: bool = False,
+    seconds_allowed: float = SECONDS_ALLOWED,
 ) -> ASGIApp:
     """The server as an ASGI application.
 
@@ -95,7 +101,11 @@ def create_app(
         if body is None:
             return _error(413, f"The body has more than {MAX_BODY_BYTES:,} bytes.")
         try:
-            content = await asyncio.get_running_loop().run_in_executor(threads, answer, body)
+            async with asyncio.timeout(seconds_allowed):
+                content = await asyncio.get_running_loop().run_in_executor(threads, answer, body)
+        except TimeoutError:
+            log.error("The online store has not answered for %g seconds.", seconds_allowed)
+            return _error(503, f"The online store has not answered for {seconds_allowed:g} seconds.")
         except (LookupRefused, MalformedJson, InvalidRequest) as refusal:
             unknown = refusal.customers if isinstance(refusal, UnknownCustomers) else None
             return _error(_STATUS[type(refusal)], str(refusal), unknown)
@@ -111,7 +121,8 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         with lookup.refreshing():
             yield
-        threads.shutdown()
+        # Not waited for: an online store that does not answer would keep the server from ending.
+        threads.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
         routes=[

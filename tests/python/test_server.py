@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -578,6 +579,31 @@ def test_redis_that_is_gone(served: Served, tmp_path: Path, caplog: pytest.LogCa
     assert response.status_code == 503
     assert response.json()["error"].startswith("The online store (redis) cannot be read at the moment")
     assert "ConnectionError" in caplog.text and "Traceback" not in caplog.text
+
+
+def test_a_store_that_does_not_answer(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    look_up = OnlineLookup.look_up
+
+    def wait(self: OnlineLookup, *arguments: Any, **options: Any) -> Any:
+        answers.wait()
+        return look_up(self, *arguments, **options)
+
+    monkeypatch.setattr(OnlineLookup, "look_up", wait)
+    client = client_of(served.lookup, seconds_allowed=0.05)
+    body = ask([next(iter(served.expected))])
+    try:
+        # More than there are threads.
+        for _ in range(server.LOOKUP_THREADS + 2):
+            response = client.post(body)
+            assert response.status_code == 503
+            assert response.json() == {"error": "The online store has not answered for 0.05 seconds."}
+        assert client.request("GET", "/health").status_code == 200
+    finally:
+        answers.set()
+    assert "has not answered for 0.05 seconds" in caplog.text
 
 
 # --- a registry that changes --------------------------------------------------------------------------------
