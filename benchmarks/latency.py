@@ -203,11 +203,11 @@ def server(name: str, environment: Environment, folder: Path) -> Iterator[str]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
-    """Wait until the server answers. Raises RuntimeError, with what it wrote, when it ends or takes long."""
-    limit = time.monotonic() + 60
+    """Wait until the server answers. Raises RuntimeError, with what it wrote, when it ends or takes minutes."""
+    limit = time.monotonic() + 180
     while time.monotonic() < limit and process.poll() is None:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=180) as connection:
                 connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 if connection.recv(100).startswith(b"HTTP/1.1 200"):
                     return

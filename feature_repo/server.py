@@ -51,6 +51,7 @@ SECONDS_ALLOWED = 5.0
 tries again for many seconds, and one without `socket_timeout` waits for ever."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep a connection, so that they, not the server, close it."""
+WORKER_START_SECONDS = 120
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 OPEN_PATHS = frozenset(("/health",))
 """Answered without a token."""
@@ -224,6 +225,9 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        # A worker answers its first health check when it has imported Feast. With uvicorn's five seconds, a busy
+        # machine would kill its workers before they begin, and start them again, for ever.
+        timeout_worker_healthcheck=WORKER_START_SECONDS,
     )
     with listener:
         if on_start is not None:
