@@ -203,7 +203,7 @@ def server(name: str, environment: Environment, folder: Path) -> Iterator[str]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
-    """Wait until the server answers. Raises RuntimeError, with what it wrote, when it ends or takes minutes."""
+    """Wait until the server answers. Raises RuntimeError with what it wrote when it does not in minutes."""
     limit = time.monotonic() + 180
     while time.monotonic() < limit and process.poll() is None:
         try:
@@ -325,7 +325,7 @@ def plot(results: Mapping[str, Measured], path: Path) -> None:
     over_http.set_xticks(CLIENTS, [str(clients) for clients in CLIENTS])
     for axes in (inside, over_http):
         axes.set_xticks([], minor=True)
-        axes.set_ylabel("milliseconds, median; bar up to the 99th percentile")
+        axes.set_ylabel("milliseconds: median, bar to p99")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -225,8 +225,8 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        # A worker answers its first health check when it has imported Feast. With uvicorn's five seconds, a busy
-        # machine would kill its workers before they begin, and start them again, for ever.
+        # A worker answers its first health check when it has imported Feast. With uvicorn's five seconds, a
+        # busy machine would kill its workers before they begin, and start them again, for ever.
         timeout_worker_healthcheck=WORKER_START_SECONDS,
     )
     with listener:
