@@ -225,7 +225,8 @@ def test_answers_equal_feast_and_the_warehouse(served: Served) -> None:
 
 
 def values() -> st.SearchStrategy[Value]:
-    floats = st.floats(width=64)
+    special = st.sampled_from([float("nan"), float("inf"), -float("inf"), -0.0, 5e-324])
+    floats = special | st.floats(width=64)
     return st.one_of(
         st.builds(Value),
         st.just(Value(null_val=0)),
