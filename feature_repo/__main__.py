@@ -1,4 +1,4 @@
-"""``python -m feature_repo``: apply, materialize and check the feature store."""
+"""``python -m feature_repo``: apply, materialize, check and serve the feature store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 from rich.console import Console
@@ -68,7 +69,36 @@ def _parser() -> argparse.ArgumentParser:
         help="also compare the values of N random customers in the warehouse, offline and online",
     )
     command.set_defaults(run=_check)
+
+    command = commands.add_parser("serve", help="answer look-ups over HTTP, as `feast serve` but read-only")
+    command.add_argument("--host", default="127.0.0.1", help="another than a loopback address needs a token")
+    command.add_argument("--port", type=_port, default=6566, help="default 6566; 0 takes a free one")
+    command.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes, default 1")
+    token = command.add_mutually_exclusive_group()
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token to ask for")
+    token.add_argument(
+        "--token-env", metavar="VARIABLE", help="environment variable with the token to ask for"
+    )
+    command.add_argument(
+        "--unknown-as-null",
+        action="store_true",
+        help="for customers who are not served, answer nulls and NOT_FOUND, as `feast serve`, not 404",
+    )
+    command.set_defaults(run=_serve)
     return parser
+
+
+def _port(text: str) -> int:
+    # The system would take 99999 for 34463.
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _time(text: str) -> datetime:
@@ -149,6 +179,24 @@ def _check(options: argparse.Namespace) -> int:
     for difference in differences:
         console.print(f"  {difference}", highlight=False, soft_wrap=True)
     return 1 if differences else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # Only here: the other commands need no web server.
+    from feature_repo import server
+
+    def started(url: str) -> None:
+        console.print(f"serving on {url}; Ctrl-C ends", highlight=False, soft_wrap=True)
+
+    server.serve(
+        options.host,
+        options.port,
+        token=server.read_token(options.token_file, options.token_env),
+        workers=options.workers,
+        unknown_as_null=options.unknown_as_null,
+        on_start=started,
+    )
+    return 0
 
 
 def _check_values(customers: int) -> list[str]:
