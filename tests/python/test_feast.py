@@ -656,7 +656,6 @@ print(len(pairs), "customers agree")
 
 
 def test_configuration_for_redis_differs_in_the_online_store_alone() -> None:
-    pytest.importorskip("redis")
     directory = paths.feature_repo_dir()
     sqlite, redis = (
         load_repo_config(directory, directory / name)
