@@ -113,7 +113,7 @@ def exported_versions() -> dict[datetime, list[str]]:
 
 
 def test_the_life_of_the_predictions_online(project: Project) -> None:
-    """No model, first champion, repeat, new champion, roll-back, a night on which some left, a champion that cannot
+    """No model, champion, repeat, new champion, roll-back, a night on which some left, a champion that cannot
     score."""
     matrix = random_features(CUSTOMERS, seed=20)
     project.lay(matrix, *SNAPSHOTS)
