@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PARTIAL = ".partial"
+"""What a file's name ends in while it is written; then it is renamed."""
+
 
 def repository_root() -> Path:
     """The root of the checkout: the directory that holds ``feature_repo/``."""

@@ -6,12 +6,15 @@ The features are laid by hand and the releases are small, so that dbt builds the
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 import pytest
+from conftest import ROOT
 from test_feast import write_configuration
 from test_materialization import contents
 from test_scoring import (
@@ -94,6 +97,24 @@ def export_features(project: Project) -> None:
     )[0]
 
 
+KILLED = """
+import os
+import feature_repo.dbt_plugin
+feature_repo.dbt_plugin.put_in_place = lambda partial: os._exit(9)
+from dbt.cli.main import cli
+cli()
+"""
+
+
+def kill_an_export() -> None:
+    """Export the features, killed when the first file is written and not in its place."""
+    arguments = ["run-operation", "export_features", "--args", "{relation: features.customer_features}"]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], cwd=ROOT, capture_output=True, check=False
+    )
+    assert run.returncode == 9, run.stdout
+
+
 def exported_versions() -> dict[datetime, list[str]]:
     """The versions exported for each snapshot; no customer may be in there twice."""
     files = str(feature_export_dir() / PREDICTIONS_RELATION / "*.parquet")
@@ -173,7 +194,11 @@ def test_the_life_of_the_predictions_online(project: Project) -> None:
     # A night of v2 on which the last hundred are no longer in scope: their last row is in force for a week.
     set_champion(project.models, "v2")
     project.lay(matrix[: CUSTOMERS - 100], TODAY)
+    kill_an_export()
+    assert len(list(feature_export_dir().glob("*/*.partial"))) == 1
+    assert materialize(open_store()).as_of.replace(tzinfo=None) == NEWEST, "half a file is none"
     export_features(project)
+    assert list(feature_export_dir().glob("*/*.partial")) == []
     score_and_materialize(project)
     stay, left = numbered(0, CUSTOMERS - 100), numbered(CUSTOMERS - 100, CUSTOMERS)
     assert online(stay).equals(in_warehouse(project, OF_THE_MART))
