@@ -40,6 +40,12 @@ def feature_export_dir() -> Path:
     return _from_environment("FEATURE_EXPORT_DIR", "data/features")
 
 
+def training_export_dir() -> Path:
+    """Directory that `python -m training export` writes to (``TRAINING_EXPORT_DIR``, default
+    ``data/exports``)."""
+    return _from_environment("TRAINING_EXPORT_DIR", "data/exports")
+
+
 def models_dir() -> Path:
     """Directory of the trained models (``MODELS_DIR``, default ``data/models``)."""
     return _from_environment("MODELS_DIR", "data/models")
