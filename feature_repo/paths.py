@@ -46,6 +46,11 @@ def training_export_dir() -> Path:
     return _from_environment("TRAINING_EXPORT_DIR", "data/exports")
 
 
+def stream_dir() -> Path:
+    """Directory of what `python -m streaming` remembers (``STREAM_DIR``, default ``data/stream``)."""
+    return _from_environment("STREAM_DIR", "data/stream")
+
+
 def models_dir() -> Path:
     """Directory of the trained models (``MODELS_DIR``, default ``data/models``)."""
     return _from_environment("MODELS_DIR", "data/models")

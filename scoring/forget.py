@@ -1,8 +1,8 @@
 """`python -m scoring forget CUSTOMER_ID`: remove every trace of a customer, and see that none comes back.
 
 In this order: warehouse (one transaction, with the note that bars the customer from coming back), Parquet
-exports for Feast (each file replaced whole), the training export (replaced whole), online store. A run that
-was killed in between is repeated and goes on.
+exports for Feast (each file replaced whole), the training export (replaced whole), what the stream
+remembers, online store. A run that was killed in between is repeated and goes on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import duckdb
 import redis
 
 from feature_repo.catalog import load_catalog
-from feature_repo.paths import PARTIAL, feature_export_dir, training_export_dir, warehouse_path
+from feature_repo.paths import PARTIAL, feature_export_dir, stream_dir, training_export_dir, warehouse_path
 from feature_repo.store import StoreError, forget_online, open_store
+from streaming.history import HISTORY_FILE
+from streaming.ledger import LEDGER_FILE, Ledger
 from training.errors import TrainingError
 from training.export_files import remove_customer
 
@@ -53,6 +55,7 @@ def forget(customer: str) -> dict[str, int]:
                 if folder.is_dir()
             }
             further["training export"] = remove_customer(training_export_dir(), catalog, customer)
+            further["stream"] = _from_stream(stream_dir(), customer)
             store = open_store()
             further[f"online store ({store.config.online_store.type})"] = forget_online(store, customer)
             further = {place: count for place, count in further.items() if count}
@@ -124,6 +127,18 @@ def _from_exports(connection: duckdb.DuckDBPyConnection, folder: Path, customer:
             partial.replace(file)
         removed += held
     return removed
+
+
+def _from_stream(folder: Path, customer: str) -> int:
+    """Delete the customer from the stream's ledger, and its copy of the raw rows, which it makes again."""
+    (folder / HISTORY_FILE).unlink(missing_ok=True)
+    if not (folder / LEDGER_FILE).exists():
+        return 0
+    ledger = Ledger(folder / LEDGER_FILE)
+    try:
+        return ledger.forget(customer)
+    finally:
+        ledger.close()
 
 
 def _note(connection: duckdb.DuckDBPyConnection, customer: str, removed: dict[str, int]) -> None:

@@ -12,6 +12,8 @@ from test_feast import CATALOG, LAST_RUN, synthetic_snapshots, write_configurati
 
 from feature_repo.store import apply, materialize, open_store
 from scoring.__main__ import main
+from streaming.history import HISTORY_FILE
+from streaming.ledger import LEDGER_FILE, Ledger
 from training.export import Export
 from training.export_files import write_export
 from training.records import SPLITS, Provenance, record_schema
@@ -64,6 +66,11 @@ def test_no_trace_stays_and_nobody_else_changes(
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(warehouse.exports))
     monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
     monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
+    ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
+    ledger.reserve([CUSTOMER, OTHER], LAST_RUN.date(), LAST_RUN)
+    ledger.close()
+    (tmp_path / "stream" / HISTORY_FILE).write_text(CUSTOMER)
     write_training_export(tmp_path / "training", [OTHER, CUSTOMER, "customer-002"])
     store = open_store()
     apply(store)
@@ -101,7 +108,11 @@ def test_no_trace_stays_and_nobody_else_changes(
         "features.customer_features",
         "online store (sqlite)",
         "training export",
+        "stream",
     }
+    ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
+    assert ledger.published(LAST_RUN.date()) == [OTHER]
+    ledger.close()
     assert OTHER in (tmp_path / "training" / "full_dataset.jsonl").read_text()
     files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "registry.db"]
     assert [file for file in files if file != warehouse.path and CUSTOMER.encode() in file.read_bytes()] == []
@@ -122,6 +133,7 @@ def test_the_next_night_does_not_bring_a_customer_back(
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(tmp_path / "export"))
     monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
     monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
     before = warehouse.rows("select * from features.customer_features order by all")
     assert main(["forget", customer]) == 0
     for file in sorted(raw.glob("*/*")):
