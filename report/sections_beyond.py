@@ -139,7 +139,7 @@ def _disagreements(sources: Sources) -> Iterable[str]:
     yield (
         "The simulator is calibrated towards the reference by how customers behave, never by writing a "
         "feature or a label; where a figure stays off, that is how near this behaviour comes."
-        if sources.has_truth
+        if sources.reference_applies
         else "The reference describes another marketplace: its figures are a comparison here, not a goal."
     )
     yield "`docs/decisions.md` says how each definition is read where the specification leaves room."
