@@ -28,15 +28,18 @@ RELATIONS = (
 _LABEL_FORMS = {"label_health_score": partial(number, digits=1), "label_session_velocity": number}
 
 
-def show_summary(console: Console) -> None:
-    """Print the state of the warehouse at WAREHOUSE_PATH. Raises ReportError when it cannot be read."""
+def show_summary(console: Console, report: str = "`make report`") -> None:
+    """Print the state of the warehouse at WAREHOUSE_PATH; `report` is what shows its data and models in full.
+
+    Raises ReportError when it cannot be read.
+    """
     with open_warehouse(warehouse_path()) as connection:
         console.print(_relations(connection))
         console.print(_tiers(connection))
         console.print(_training_data(connection))
         console.print(_model_quality(connection))
     console.print(
-        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. `make report` "
+        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. {report} "
         "shows data and models in full. README.md has a query for each table, the look-up of a customer "
         "online, and how to bring your own data; docs/decisions.md says why each definition is as it is.",
         highlight=False,

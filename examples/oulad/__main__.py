@@ -53,7 +53,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     steps.append(python_module("report", "report", *report))
     seconds = run_steps(console, steps)
     console.rule("[bold]Summary", align="left")
-    show_summary(console)
+    show_summary(console, report=str(workspace.root / "report" / "report.html"))
     console.print(time_table(seconds))
 
 

@@ -629,6 +629,12 @@ def test_without_the_raw_directory_or_the_truth(made, tmp_path, files):
         NOTHING,
     ]
     assert "simulated" not in text
+    other = "The reference describes another marketplace than the one that these data come from"
+    assert other in text
+    assert other not in files["report.html"]
+    verdicts = {"inside", "better", "worse"}
+    assert verdicts & words(Page(files["report.html"]).sections["models"])
+    assert not verdicts & words(page.sections["models"])
     # What was released stands; what needs the truth itself has gone.
     assert "released figures came out equal" in text
     assert page.sections["labels"] == Page(files["report.html"]).sections["labels"]
@@ -648,6 +654,8 @@ def test_real_data_may_lack_anything(made, tmp_path):
     for text in (written["report.html"], written["report.md"]):
         assert not re.search(r"\b(nan|None)\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
         assert "There is no thriving customer on that day." in text
+        assert "No record here is of a customer whose first session was rated in time." in text
+    assert "tutor-rating.svg" not in written
 
 
 @pytest.mark.parametrize(
