@@ -192,8 +192,8 @@ def _cannot(sources: Sources) -> Iterable[str]:
             f"The held-out block of the churn models covers {count(customers)} customers and the weeks from "
             f"{block.first} to {block.last}: one part of one year."
             + (
-                " How the model does on unseen customers in other seasons is under Stability, but there it had "
-                "seen other customers of the same weeks."
+                " How the model does on unseen customers in other seasons is under Stability, but there it "
+                "had seen other customers of the same weeks."
                 if sources.judged.periods is None
                 else ""
             )

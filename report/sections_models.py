@@ -437,8 +437,8 @@ def stability(sources: Sources) -> Section:
             "Customers whom no model has seen, in every month. The last column says whether the month's "
             "weeks are also later than anything learned from; those before show the seasons, not the future."
             if sources.judged.periods is None
-            else "Customers whom no model has seen, in their own periods: the training was given a split that "
-            "says which customers are held out, and when."
+            else "Customers whom no model has seen, in their own periods: the training was given a split "
+            "that says which customers are held out, and when."
         ),
     ]
     if months:

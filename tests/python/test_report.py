@@ -374,6 +374,29 @@ def test_bands_equal_pandas_and_leave_nobody_out(sources, frame, banded):
         assert sum(row["rows"] for row in found) == rows[banded.label].notna().sum()
 
 
+def test_a_week_without_any_session_counts_as_none():
+    with duckdb.connect() as warehouse:
+        warehouse.execute(
+            """
+            create schema marts; create schema features;
+            create table features.customer_features as select timestamp '2026-03-30' as feature_timestamp;
+            create table marts.market_supply_demand as
+            select week_start, sessions_requested, 1 as sessions_completed from (
+                values (date '2026-03-02', 3), ('2026-03-02', 4), ('2026-03-23', 5), ('2026-03-30', 6)
+            ) as weeks (week_start, sessions_requested)
+            """
+        )
+        found = figures.weekly_activity(warehouse)
+        warehouse.execute("delete from marts.market_supply_demand")
+        assert figures.weekly_activity(warehouse) == []
+    assert [(f"{row['week_start']}", row["requested"], row["completed"]) for row in found] == [
+        ("2026-03-02", 7, 2),
+        ("2026-03-09", 0, 0),
+        ("2026-03-16", 0, 0),
+        ("2026-03-23", 5, 1),
+    ]
+
+
 def test_correlations_equal_pandas(sources, frame):
     for each in reference.CORRELATIONS:
         r = figures.correlation(sources.warehouse, each.left, each.right)
