@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("serve", help="answer look-ups over HTTP, as `feast serve` but read-only")
     command.add_argument("--host", default="127.0.0.1", help="another than a loopback address needs a token")
-    command.add_argument("--port", type=int, default=6566, help="default 6566; 0 takes a free one")
+    command.add_argument("--port", type=_port, default=6566, help="default 6566; 0 takes a free one")
     command.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes, default 1")
     token = command.add_mutually_exclusive_group()
     token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token to ask for")
@@ -86,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_serve)
     return parser
+
+
+def _port(text: str) -> int:
+    # The system would take 99999 for 34463.
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
 
 
 def _positive(text: str) -> int:

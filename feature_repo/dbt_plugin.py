@@ -1,20 +1,40 @@
-"""The dbt-duckdb plugin that prepares the folders of the feature exports (profiles.yml).
+"""The dbt-duckdb plugin for the exports (profiles.yml): their folders, and how a file gets into place.
 
-SQL cannot make a directory, and `COPY` (macros/export.sql) needs one a family and one for the predictions.
+SQL can neither make a directory nor rename a file, and `COPY` (macros/export.sql) needs both: DuckDB's own
+temporary file is a `tmp_….parquet` beside the others, so whoever reads the folder meanwhile, or after a kill,
+would find half a file.
 """
+
+from pathlib import Path
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from duckdb import DuckDBPyConnection
 
 from feature_repo.catalog import load_catalog
-from feature_repo.paths import feature_export_dir
+from feature_repo.paths import PARTIAL, feature_export_dir
 from feature_repo.predictions import PREDICTIONS_RELATION
 
 
 class Plugin(BasePlugin):
-    """Makes the directories that macros/export.sql writes to."""
+    """Prepares what macros/export.sql needs."""
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
-        """Create one directory a feature family, and that of the predictions, below FEATURE_EXPORT_DIR."""
+        """Create a directory for each exported relation below FEATURE_EXPORT_DIR, remove what a killed run
+        left half written there, and add the SQL function `put_in_place(partial)`.
+
+        Nobody else writes there now: DuckDB lets one process at a time open the warehouse to write.
+        """
         for relation in (*(family.relation for family in load_catalog().families), PREDICTIONS_RELATION):
-            (feature_export_dir() / relation).mkdir(parents=True, exist_ok=True)
+            folder = feature_export_dir() / relation
+            folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob(f"*{PARTIAL}"):
+                partial.unlink()
+        # Functions belong to the database: a connection of this process may have brought it already.
+        known = conn.execute("select 1 from duckdb_functions() where function_name = 'put_in_place'")
+        if not known.fetchall():
+            conn.create_function("put_in_place", put_in_place, ["VARCHAR"], "VARCHAR", side_effects=True)
+
+
+def put_in_place(partial: str) -> str:
+    """Give the finished file, named `<file>.partial`, its own name; returns that."""
+    return str(Path(partial).replace(partial.removesuffix(PARTIAL)))

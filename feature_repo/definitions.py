@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 # `feast apply` runs inside feature_repo/ and must find the package, also when the project is not installed.
+# (The commands that materialize do not read this file: they need it installed or on PYTHONPATH.)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from feature_repo.build import build_definitions

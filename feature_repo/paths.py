@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PARTIAL = ".partial"
+"""What a file's name ends in while it is written; then it is renamed."""
+
 
 def repository_root() -> Path:
     """The root of the checkout: the directory that holds ``feature_repo/``."""
@@ -35,6 +38,17 @@ def feature_export_dir() -> Path:
     """Directory of dbt's Parquet exports, one sub-directory a family (``FEATURE_EXPORT_DIR``, default
     ``data/features``)."""
     return _from_environment("FEATURE_EXPORT_DIR", "data/features")
+
+
+def training_export_dir() -> Path:
+    """Directory that `python -m training export` writes to (``TRAINING_EXPORT_DIR``, default
+    ``data/exports``)."""
+    return _from_environment("TRAINING_EXPORT_DIR", "data/exports")
+
+
+def stream_dir() -> Path:
+    """Directory of what `python -m streaming` remembers (``STREAM_DIR``, default ``data/stream``)."""
+    return _from_environment("STREAM_DIR", "data/stream")
 
 
 def models_dir() -> Path:

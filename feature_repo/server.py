@@ -47,11 +47,12 @@ from feature_repo.store import StoreError, open_store
 
 LOOKUP_THREADS = 4
 """Look-ups at a time in one process: they wait for the online store side by side."""
+SECONDS_ALLOWED = 5.0
+"""After so long without an answer of the online store, a request is told that there is none: a Redis client
+tries again for many seconds, and one without `socket_timeout` waits for ever."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep a connection, so that they, not the server, close it."""
-WORKER_SECONDS = 60
-"""How long one of several processes may be silent before it is replaced. uvicorn's 5 seconds are less than a
-busy machine takes to import Feast: each process would be killed before it has started, for ever."""
+WORKER_START_SECONDS = 120
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 OPEN_PATHS = frozenset(("/health",))
 """Answered without a token."""
@@ -69,7 +70,10 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    lookup: OnlineLookup, token_digest: bytes | None = None, unknown_as_null: bool = False
+    lookup: OnlineLookup,
+    token_digest: bytes | None = None,
+    unknown_as_null: bool = False,
+    seconds_allowed: float = SECONDS_ALLOWED,
 ) -> ASGIApp:
     """The server as an ASGI application.
 
@@ -99,7 +103,11 @@ def create_app(
         if body is None:
             return _error(413, f"The body has more than {MAX_BODY_BYTES:,} bytes.")
         try:
-            content = await asyncio.get_running_loop().run_in_executor(threads, answer, body)
+            async with asyncio.timeout(seconds_allowed):
+                content = await asyncio.get_running_loop().run_in_executor(threads, answer, body)
+        except TimeoutError:
+            log.error("The online store has not answered for %g seconds.", seconds_allowed)
+            return _error(503, f"The online store has not answered for {seconds_allowed:g} seconds.")
         except (LookupRefused, MalformedJson, InvalidRequest) as refusal:
             unknown = refusal.customers if isinstance(refusal, UnknownCustomers) else None
             return _error(_STATUS[type(refusal)], str(refusal), unknown)
@@ -115,7 +123,8 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         with lookup.refreshing():
             yield
-        threads.shutdown()
+        # Not waited for: an online store that does not answer would keep the server from ending.
+        threads.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
         routes=[
@@ -232,7 +241,9 @@ def _configuration(app: ASGIApp | Callable[[], ASGIApp], **options: Any) -> uvic
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_worker_healthcheck=WORKER_SECONDS,
+        # A worker answers its first health check when it has imported Feast. With uvicorn's five seconds, a
+        # busy machine would kill its workers before they begin, and start them again, for ever.
+        timeout_worker_healthcheck=WORKER_START_SECONDS,
         **options,
     )
 
@@ -249,8 +260,6 @@ def _worker_app(token_digest: bytes | None, unknown_as_null: bool) -> ASGIApp:
 
 
 def _listen(host: str, port: int, guarded: bool) -> socket.socket:
-    if not 0 <= port <= 65_535:  # getaddrinfo takes such a number modulo 65,536
-        raise StoreError(f"There is no port {port}; ports are numbers up to 65535.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:

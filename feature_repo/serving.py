@@ -38,7 +38,8 @@ found the same, so a new `apply` is served after one to two seconds."""
 REMOTE_REFRESH_LOOKS = 60
 """A registry that is not a file is read anew at every so-manieth look."""
 REDIS_SECONDS = 2.0
-REDIS_RETRIES = 2
+"""How long Redis may take to connect or to answer, at each try."""
+REDIS_RETRIES = 1
 NAMED = 3
 """How many unknown names a sentence lists."""
 
@@ -330,9 +331,9 @@ class OnlineLookup:
 
 
 def _limit_waiting(store: FeatureStore) -> None:
-    """Let a Redis that does not answer cost a request a moment: the client's default is to try for five
-    seconds or more and, where the network swallows what is sent, to wait for ever. What the connection string
-    says counts.
+    """Let a Redis that does not answer hold a thread for a moment: the client's default is to try for many
+    seconds and, where the network swallows what is sent, to wait for ever. What the connection string says
+    counts.
     """
     config, online = store.config.online_store, store.provider.online_store
     if isinstance(online, RedisOnlineStore) and config.redis_type != RedisType.redis_cluster:

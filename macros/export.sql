@@ -1,12 +1,24 @@
 {#-
     Feast's offline store reads Parquet: one directory a feature family, one file a run, named by the run's as-of date.
     A file holds the snapshots that no other file holds, so a repeated run writes the same file again, a killed one is
-    made up for by the next, and nothing is written twice. COPY writes beside the file and renames.
+    made up for by the next, and nothing is written twice.
 -#}
 {% macro export_features(relation) %}
     {%- if execute -%}
         {{ adapter.dispatch('export_features')(relation) }}
     {%- endif -%}
+{% endmacro %}
+
+{#-
+    Write the rows of a query as the Parquet file of that name, whole or not at all: beside it first, under a name that no
+    reader of the folder takes for an export (feature_repo/dbt_plugin.py).
+-#}
+{% macro duckdb__export(query, file) %}
+    {%- set partial = file ~ '.partial' -%}
+    {%- do run_query(
+        'copy (' ~ query ~ ") to '" ~ partial ~ "' (format parquet, compression zstd, use_tmp_file false)"
+    ) -%}
+    {%- do run_query("select put_in_place('" ~ partial ~ "')") -%}
 {% endmacro %}
 
 {#- A distributed engine serves Feast from its own tables. -#}
@@ -26,19 +38,16 @@
         {%- if flags.FULL_REFRESH -%}
             {#- Everything goes into one file; the others are emptied first, as SQL cannot delete a file. -#}
             {%- for other in others -%}
-                {%- do run_query(
-                    'copy (select * from ' ~ duckdb__family_rows(relation, family) ~ " limit 0) to '" ~ other
-                    ~ "' (format parquet, use_tmp_file true)"
-                ) -%}
+                {%- do duckdb__export('select * from ' ~ duckdb__family_rows(relation, family) ~ ' limit 0', other) -%}
             {%- endfor -%}
             {%- set others = [] -%}
         {%- endif -%}
         {%- set already = "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])" -%}
-        {%- do run_query(
-            'copy (select * from ' ~ duckdb__family_rows(relation, family)
+        {%- do duckdb__export(
+            'select * from ' ~ duckdb__family_rows(relation, family)
             ~ (' where feature_timestamp not in (' ~ already ~ ')' if others else '')
-            ~ " order by feature_timestamp, customer_id) to '" ~ file
-            ~ "' (format parquet, compression zstd, use_tmp_file true)"
+            ~ ' order by feature_timestamp, customer_id',
+            file
         ) -%}
     {%- endfor -%}
 {% endmacro %}
@@ -71,9 +80,8 @@
     {%- set columns = served_columns(relation.identifier) | join(', ') -%}
     {%- set newest = run_query('select max(feature_timestamp) from ' ~ relation).columns[0].values()[0] -%}
     {%- if not newest -%}
-        {%- do run_query(
-            'copy (select ' ~ columns ~ ' from ' ~ relation ~ " limit 0) to '" ~ folder
-            ~ "/no_predictions.parquet' (format parquet, use_tmp_file true)"
+        {%- do duckdb__export(
+            'select ' ~ columns ~ ' from ' ~ relation ~ ' limit 0', folder ~ '/no_predictions.parquet'
         ) -%}
     {%- else -%}
         {%- set file = folder ~ '/' ~ newest.date() ~ '.parquet' -%}
@@ -82,12 +90,12 @@
         {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows -%}
             {%- do (exported if row[0] == file else others).append(row[0]) -%}
         {%- endfor -%}
-        {%- do run_query(
-            'copy (with served as (' ~ duckdb__served_versions(relation, model_versions, newest, exported, others)
+        {%- do duckdb__export(
+            'with served as (' ~ duckdb__served_versions(relation, model_versions, newest, exported, others)
             ~ ') select ' ~ columns ~ ' from ' ~ relation
             ~ ' inner join served using (feature_timestamp, model_version)'
-            ~ " order by feature_timestamp, customer_id) to '" ~ file
-            ~ "' (format parquet, compression zstd, use_tmp_file true)"
+            ~ ' order by feature_timestamp, customer_id',
+            file
         ) -%}
     {%- endif -%}
 {% endmacro %}

@@ -13,7 +13,6 @@ from feature_repo.paths import raw_data_dir, warehouse_path
 from report import reference
 from report.document import number, percent
 from report.figures import label_statistics, open_warehouse, segment_mix
-from simulator.writer import NOTE
 from training.reference import REFERENCES as MODEL_REFERENCES
 
 RELATIONS = (
@@ -29,15 +28,18 @@ RELATIONS = (
 _LABEL_FORMS = {"label_health_score": partial(number, digits=1), "label_session_velocity": number}
 
 
-def show_summary(console: Console) -> None:
-    """Print the state of the warehouse at WAREHOUSE_PATH. Raises ReportError when it cannot be read."""
+def show_summary(console: Console, report: str = "`make report`") -> None:
+    """Print the state of the warehouse at WAREHOUSE_PATH; `report` is what shows its data and models in full.
+
+    Raises ReportError when it cannot be read.
+    """
     with open_warehouse(warehouse_path()) as connection:
         console.print(_relations(connection))
         console.print(_tiers(connection))
         console.print(_training_data(connection))
         console.print(_model_quality(connection))
     console.print(
-        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. `make report` "
+        f"The warehouse is {warehouse_path()}: start with marts.customer_health_current. {report} "
         "shows data and models in full. README.md has a query for each table, the look-up of a customer "
         "online, and how to bring your own data; docs/decisions.md says why each definition is as it is.",
         highlight=False,
@@ -71,8 +73,7 @@ def _tiers(connection: duckdb.DuckDBPyConnection) -> Table:
 
 
 def _training_data(connection: duckdb.DuckDBPyConnection) -> Table:
-    # Reference figures of a marketplace say something of a simulated one, and nothing of anyone's own data.
-    compared = (raw_data_dir() / NOTE).exists()
+    compared = reference.applies_to(raw_data_dir())
     table = Table("figure", "achieved", title="Training data: the last year of known outcomes")
     if compared:
         table.add_column("reference")
@@ -89,10 +90,13 @@ def _training_data(connection: duckdb.DuckDBPyConnection) -> Table:
 
 
 def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
+    compared = reference.applies_to(raw_data_dir())
     table = Table(
-        "model", "figure", "everyone", "not yet lapsed", "baseline", "best possible", "reference",
+        "model", "figure", "everyone", "not yet lapsed", "baseline", "best possible",
         title="Champion on held-out customers and weeks",
     )  # fmt: skip
+    if compared:
+        table.add_column("reference")
     champion = connection.execute(
         "select held_out from predictions.model_versions where is_champion"
     ).fetchall()
@@ -115,7 +119,7 @@ def _model_quality(connection: duckdb.DuckDBPyConnection) -> Table:
                     (figures.get("best_possible"), "everyone"),
                 )
             ),
-            f"{expected.low:g}–{expected.high:g}",
+            *([f"{expected.low:g}–{expected.high:g}"] if compared else []),
         )
     return table
 

@@ -33,16 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from scoring.release import ReleaseError
 
     try:
-        make(options.output, console)
+        make(options.output, options.exports, console)
     except (ReportError, ReleaseError, CatalogError) as error:
         print(f"make report: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def make(output: Path, console: object = None) -> None:
+def make(output: Path, exports: Path, console: object = None) -> None:
     """Write the report of the warehouse at WAREHOUSE_PATH into the directory `output`.
 
+    `exports` is where `python -m training export` wrote this warehouse's training files, if it did.
     Raises ReportError, ReleaseError or CatalogError; `output` is then as it was.
     """
     # These take a second or two to import: not for --help.
@@ -65,9 +66,7 @@ def make(output: Path, console: object = None) -> None:
         def progress(step: str) -> None:
             bar.update(task, advance=1, step=step)
 
-        with open_sources(
-            warehouse_path(), models_dir(), raw_data_dir(), repository_root() / "data" / "exports", progress
-        ) as sources:
+        with open_sources(warehouse_path(), models_dir(), raw_data_dir(), exports, progress) as sources:
             document = content.write(sources, progress)
         contents = render.files(document)
         render.write(output, contents)
@@ -93,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         default=repository_root() / "data" / "report",
         metavar="DIR",
         help="directory of the report, replaced as a whole (default: data/report)",
+    )
+    parser.add_argument(
+        "--exports",
+        type=Path,
+        default=repository_root() / "data" / "exports",
+        metavar="DIR",
+        help="where this warehouse's training files are, if any (default: data/exports)",
     )
     return parser
 

@@ -15,7 +15,7 @@ from report.document import (
     Section,
     count,
 )
-from report.models import CHURN
+from report.models import BASELINE, BEST, CHURN
 from report.names import (
     NO_MODEL,
     POPULATION_NAMES,
@@ -64,6 +64,11 @@ def _lead(sources: Sources) -> Iterable[Block]:
         "Every figure of the training-data summary that this system reproduces, computed from the warehouse "
         "and shown beside its reference, then what the models can tell in advance. Written by `make report`."
     )
+    if not sources.reference_applies:
+        yield Paragraph(
+            "The reference describes another marketplace than the one that these data come from, namely the "
+            "one that the simulator imitates: its figures are here to compare with, not to reach."
+        )
     if period["rows"]:
         yield Paragraph(
             f"The warehouse holds {count(everything['rows'])} snapshots of {count(everything['customers'])} "
@@ -98,10 +103,16 @@ def _in_short(sources: Sources) -> Iterable[str]:
         return
     model = sources.release.models.get(CHURN)
     if model is not None:
-        both = [
-            f"{held_out_figure(model.held_out, name, 'auc', 3)} ({POPULATION_NAMES[name]}; naive baseline "
-            f"{held_out_figure(model.held_out.get('baseline'), name, 'auc', 3)}, best possible "
-            f"{held_out_figure(model.held_out.get('best_possible'), name, 'auc', 3)})"
-            for name in (EVERYONE, NOT_YET_LAPSED)
-        ]
+        both = []
+        for name in (EVERYONE, NOT_YET_LAPSED):
+            beside = [
+                f"{title} {held_out_figure(source, name, 'auc', 3)}"
+                for title, source in (
+                    (BASELINE, model.held_out.get("baseline")),
+                    (BEST, model.held_out.get("best_possible")),
+                )
+                if source
+            ]
+            reached = held_out_figure(model.held_out, name, "auc", 3)
+            both.append(f"{reached} ({'; '.join([POPULATION_NAMES[name], ', '.join(beside)])})")
         yield f"Churn within 30 days, AUC on later weeks of unseen customers: {' and '.join(both)}."

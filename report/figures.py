@@ -260,18 +260,29 @@ def correlation(
 
 
 def weekly_activity(warehouse: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Sessions requested and completed in each whole week, over all subjects."""
+    """Sessions requested and completed in each whole week, over all subjects; 0 in a week without any."""
     return rows(
         warehouse,
         """
+        with found as (
+            select * from marts.market_supply_demand
+            where week_start + 7 <= (select max(feature_timestamp) from features.customer_features)
+        ),
+
+        weeks as (
+            select cast(unnest(generate_series(min(week_start), max(week_start), interval 7 days)) as date)
+                as week_start
+            from found
+        )
+
         select
-            week_start
-          , sum(sessions_requested) as requested
-          , sum(sessions_completed) as completed
-        from marts.market_supply_demand
-        where week_start + 7 <= (select max(feature_timestamp) from features.customer_features)
-        group by week_start
-        order by week_start
+            weeks.week_start
+          , coalesce(sum(found.sessions_requested), 0) as requested
+          , coalesce(sum(found.sessions_completed), 0) as completed
+        from weeks
+        left join found using (week_start)
+        group by weeks.week_start
+        order by weeks.week_start
         """,
     )
 

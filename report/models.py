@@ -1,7 +1,7 @@
 """The released models on rows that none of them has learned from: the training's own held-out rows.
 
-They are made again from the warehouse by the training's own code (the same split by time and by customer),
-so the released figures can be computed a second time and must come out equal.
+They are made again from the warehouse by the training's own code and by the split that the release was
+trained by, so the released figures can be computed a second time and must come out equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from sklearn.metrics import precision_recall_curve
 
 from feature_repo.catalog import load_catalog
-from scoring.release import Release, ReleasedModel
+from scoring.release import Release, ReleasedModel, read_champion
 from training.baselines import guess
 from training.dataset import (
     Examples,
@@ -36,6 +36,7 @@ from training.evaluation import figures_by_population, predict_by_name, predict_
 from training.fit import importance
 from training.metrics import probability_figures
 from training.models import EVERYONE, NOT_YET_LAPSED, SPECS, ModelSpec
+from training.periods import CustomerPeriods, released_periods
 from training.split import FIT, REPORT, customer_groups
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,33 @@ class Judged:
     missing: Mapping[str, str] = field(default_factory=dict)
     labelled: LabelledSnapshots | None = None
     retrieve: Retrieve | None = None
+    periods: CustomerPeriods | None = None
+
+    def unseen(self, spec: ModelSpec) -> np.ndarray:
+        """Which labelled rows are of customers whom no model has learned from, bool (rows,).
+
+        By a split of one's own those alone whose label ends with the customer's period: beyond, everybody
+        has left and nothing is to be told.
+        """
+        labelled = self.labelled
+        groups = (
+            customer_groups(labelled.hashes)
+            if self.periods is None
+            else self.periods.assign(labelled.hashes, labelled.snapshots, spec.label_days)
+        )
+        return (groups == REPORT) & ~np.isnan(labelled.values[spec.label])
 
 
-def judge(warehouse: duckdb.DuckDBPyConnection, release: Release, raw_dir: Path) -> Judged:
-    """Make the held-out rows of every model of the release and predict them."""
+def judge(
+    warehouse: duckdb.DuckDBPyConnection,
+    release: Release,
+    raw_dir: Path,
+    periods: CustomerPeriods | None = None,
+) -> Judged:
+    """Make the held-out rows of every model of the release and predict them.
+
+    `periods` is the split that the release was trained by (training.periods.released_periods).
+    """
     specs = [spec for spec in SPECS if spec.name in release.models]
     retrieve = features_of(warehouse)
     try:
@@ -100,12 +124,39 @@ def judge(warehouse: duckdb.DuckDBPyConnection, release: Release, raw_dir: Path)
     missing = {}
     for spec in specs:
         try:
-            plans[spec.name] = plan(labelled, spec)
+            planned = plan(labelled, spec, periods)
+            plans[spec.name] = _as_released(labelled, planned, release.models[spec.name].held_out)
         except TrainingError as error:
             missing[spec.name] = str(error)
     examples = retrieve_examples(labelled, list(plans.values()), retrieve)
     judged = {name: _judge_one(release, each, examples[name], raw_dir) for name, each in plans.items()}
-    return Judged(release, judged, missing, labelled, retrieve)
+    return Judged(release, judged, missing, labelled, retrieve, periods)
+
+
+def judge_champion(warehouse: duckdb.DuckDBPyConnection, models_dir: Path, raw_dir: Path) -> Judged | None:
+    """`judge` for the champion; None when no model was ever trained. Raises ReleaseError."""
+    release = read_champion(models_dir)
+    if release is None:
+        return None
+    return judge(warehouse, release, raw_dir, released_periods(release, models_dir))
+
+
+def _as_released(labelled: LabelledSnapshots, planned: Plan, held_out: Mapping[str, Any]) -> Plan:
+    """The plan without the held-out weeks that the release did not count.
+
+    Models that were trained elsewhere and published here are judged on the weeks after their training only.
+    """
+    released = (held_out.get("blocks") or {}).get("report")
+    if released is None:
+        return planned
+    first = np.datetime64(released["first_snapshot"], "D")
+    report = planned.blocks.report
+    if first <= report.first:
+        return planned
+    days = labelled.snapshots[planned.rows].astype("datetime64[D]")
+    kept = (planned.block != REPORT) | (days >= first)
+    blocks = replace(planned.blocks, report=replace(report, first=first))
+    return replace(planned, blocks=blocks, rows=planned.rows[kept], block=planned.block[kept])
 
 
 def features_of(warehouse: duckdb.DuckDBPyConnection) -> Retrieve:
@@ -368,13 +419,13 @@ def stability_by_month(judged: Judged) -> list[Group]:
     """Unseen customers in every month: the months up to training as well as the later ones.
 
     The report group's customers are in no model's training rows, so every month of theirs is unseen; only
-    the weeks of the held-out block lie after the training rows too. The note says which of a month's do.
+    the weeks of the held-out block lie after the training rows too. The note says which of a month's do. By
+    a split of one's own these customers may have no earlier months.
     """
     if judged.labelled is None or judged.retrieve is None or CHURN not in judged.models:
         return []
     labelled, held_out = judged.labelled, judged.models[CHURN]
-    unseen = (customer_groups(labelled.hashes) == REPORT) & ~np.isnan(labelled.values[held_out.spec.label])
-    rows = np.flatnonzero(unseen)
+    rows = np.flatnonzero(judged.unseen(held_out.spec))
     every_month = replace(held_out.plan, rows=rows, block=np.full(len(rows), REPORT, dtype=np.int8))
     examples = retrieve_examples(labelled, [every_month], judged.retrieve)[CHURN]
     predictions = predict_by_name(judged.release.models[CHURN], examples)

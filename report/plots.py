@@ -69,6 +69,8 @@ def paired_bars(
             for place, height in shown:
                 axes.annotate(f"{100 * height:.0f}", (place, height), ha="center", va="bottom", fontsize=8)
         axes.set_xticks(places, names)
+        # Every name has its place, also where nothing is to be drawn.
+        axes.set_xlim(-0.55, len(names) - 0.45)
         axes.yaxis.set_major_formatter(_PERCENT)
         axes.margins(y=0.12)
         axes.set_ylim(bottom=0)

@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from simulator.writer import NOTE
 
 SEGMENTS = ("thriving", "healthy", "at_risk", "churned")
+
+
+def applies_to(raw_dir: Path) -> bool:
+    """Whether the data of this raw directory are meant to be like the reference: those that were simulated.
+
+    What is printed in short leaves the reference out beside any others. The report, which is there to show
+    it, keeps it, says so at its top, and gives no verdicts.
+    """
+    return (raw_dir / NOTE).exists()
+
 
 SEGMENT_SHARES: Mapping[str, float] = dict(zip(SEGMENTS, (0.293, 0.400, 0.205, 0.103), strict=True))
 

@@ -139,7 +139,7 @@ def _disagreements(sources: Sources) -> Iterable[str]:
     yield (
         "The simulator is calibrated towards the reference by how customers behave, never by writing a "
         "feature or a label; where a figure stays off, that is how near this behaviour comes."
-        if sources.has_truth
+        if sources.reference_applies
         else "The reference describes another marketplace: its figures are a comparison here, not a goal."
     )
     yield "`docs/decisions.md` says how each definition is read where the specification leaves room."
@@ -190,8 +190,13 @@ def _cannot(sources: Sources) -> Iterable[str]:
         customers = len(set(held_out.examples.customer_ids.tolist()))
         yield (
             f"The held-out block of the churn models covers {count(customers)} customers and the weeks from "
-            f"{block.first} to {block.last}: one part of one year. How the model does on unseen customers in "
-            "other seasons is under Stability, but there it had seen other customers of the same weeks."
+            f"{block.first} to {block.last}: one part of one year."
+            + (
+                " How the model does on unseen customers in other seasons is under Stability, but there it "
+                "had seen other customers of the same weeks."
+                if sources.judged.periods is None
+                else ""
+            )
         )
         known = [month for month in models.stability_by_month(sources.judged) if month.happened is not None]
         worst = max(known, key=lambda month: abs(month.happened - month.predicted), default=None)

@@ -361,14 +361,17 @@ def churn_by_bands(sources: Sources) -> Section:
         images.append(_band_plot(banded, everyone, f"Churn within 30 days, by {banded.title}"))
     blocks.append(Plots(tuple(images)))
     blocks += tables
-    blocks.append(
-        Paragraph(
-            "Velocity change is 7 days against 30: who had a session in the last 30 days and none in the "
-            "last 7 reads −100 %. Payment success without a payment in 30 days is that of all payments so "
-            f"far: in the band from 85 to 95 %, {percent(_without_payment(sources))} of the records have had "
-            "no successful payment for 30 days."
-        )
+    text = (
+        "Velocity change is 7 days against 30: who had a session in the last 30 days and none in the last 7 "
+        "reads −100 %. Payment success without a payment in 30 days is that of all payments so far"
     )
+    without = _without_payment(sources)
+    if without is not None:
+        text += (
+            f": in the band from 85 to 95 %, {percent(without)} of the records have had no successful "
+            "payment for 30 days"
+        )
+    blocks.append(Paragraph(f"{text}."))
     return Section("What goes with churn", "churn", tuple(blocks))
 
 
@@ -427,6 +430,9 @@ def first_sessions(sources: Sources) -> Section:
     """First-session success by the rating of the tutor."""
     banded = reference.FIRST_SESSION
     found = figures.share_by_band(sources.warehouse, banded)
+    shown: Block = Paragraph("No record here is of a customer whose first session was rated in time.")
+    if any(row["rows"] for row in found):
+        shown = Plots((_band_plot(banded, found, "First-session success, by the tutor's rating"),))
     return Section(
         "First sessions",
         "first-sessions",
@@ -436,7 +442,7 @@ def first_sessions(sources: Sources) -> Section:
                 "customers' earlier sessions, as known at the snapshot before the session."
             ),
             _bands(banded, found, None),
-            Plots((_band_plot(banded, found, "First-session success, by the tutor's rating"),)),
+            shown,
         ),
     )
 

@@ -62,9 +62,9 @@ def model_quality(sources: Sources) -> Section:
                     held_out_figure(held_out.get("baseline"), population, expected.figure),
                     held_out_figure(held_out.get("best_possible"), population, expected.figure),
                     f"{number(expected.low)}–{number(expected.high)}",
-                    _verdict(
-                        expected.figure, (held_out.get(population) or {}).get(expected.figure), expected
-                    ),
+                    _verdict(expected.figure, (held_out.get(population) or {}).get(expected.figure), expected)
+                    if sources.reference_applies
+                    else "",
                 )
             )
     head = ("model", "figure", "population", "rows", MODEL, BASELINE, BEST, "reference", "")
@@ -236,12 +236,16 @@ def lift_and_gain(sources: Sources) -> Section:
     if sources.judged is None:
         return Section("Lift and gain", "lift", (Paragraph(NO_MODEL),))
     rows, images = [], []
-    for name in ("churn_risk_30d", "churn_risk_14d"):
-        held_out = sources.judged.models.get(name)
-        if held_out is None:
-            continue
+    shown = [
+        held_out
+        for name in ("churn_risk_30d", "churn_risk_14d")
+        if (held_out := sources.judged.models.get(name)) is not None
+    ]
+    lines = [by for by in (MODEL, BASELINE, BEST) if any(by in held_out.predictions for held_out in shown)]
+    for held_out in shown:
+        name = held_out.spec.name
         for population in held_out.populations:
-            rows += _lift_rows(held_out, population)
+            rows += _lift_rows(held_out, population, lines)
             who = f"{MODEL_TITLES[name]}, {POPULATION_NAMES[population]}"
             place = f"gain-{name}-{population}".replace("_", "-")
             images.append(
@@ -272,14 +276,13 @@ def lift_and_gain(sources: Sources) -> Section:
                     "model",
                     "population",
                     "customers called",
-                    "gain",
-                    "lift",
-                    f"gain, {BASELINE}",
-                    f"lift, {BASELINE}",
-                    f"gain, {BEST}",
-                    f"lift, {BEST}",
+                    *(
+                        figure if by == MODEL else f"{figure}, {by}"
+                        for by in lines
+                        for figure in ("gain", "lift")
+                    ),
                 ),
-                "llrrrrrrr",
+                "llr" + "rr" * len(lines),
                 rows,
             ),
             Plots(tuple(images)),
@@ -287,12 +290,12 @@ def lift_and_gain(sources: Sources) -> Section:
     )
 
 
-def _lift_rows(held_out: HeldOut, population: str) -> list[tuple[str, ...]]:
+def _lift_rows(held_out: HeldOut, population: str, lines: Sequence[str]) -> list[tuple[str, ...]]:
     rows = []
     for row in models.lift(held_out, population):
         first = row["share"] == models.LIFT_SHARES[0]
         cells = []
-        for by in (MODEL, BASELINE, BEST):
+        for by in lines:
             gain = row.get(by)
             cells += [percent(gain), number(None if gain is None else gain / row["share"])]
         rows.append(
@@ -433,6 +436,9 @@ def stability(sources: Sources) -> Section:
         Paragraph(
             "Customers whom no model has seen, in every month. The last column says whether the month's "
             "weeks are also later than anything learned from; those before show the seasons, not the future."
+            if sources.judged.periods is None
+            else "Customers whom no model has seen, in their own periods: the training was given a split "
+            "that says which customers are held out, and when."
         ),
     ]
     if months:

@@ -11,10 +11,10 @@ from typing import Any
 import duckdb
 
 from feature_repo.catalog import FeatureCatalog, load_catalog
-from report import models, quality
+from report import models, quality, reference
 from report.figures import open_warehouse
 from report.models import Judged
-from scoring.release import Release, read_champion
+from scoring.release import Release
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Sources:
     exports_dir: Path
     judged: Judged | None
     has_truth: bool
+    reference_applies: bool
     checks: Sequence[quality.Check]
     ranges: Sequence[quality.Range]
 
@@ -57,8 +58,7 @@ def open_sources(
         ranges = quality.feature_ranges(connection, catalog, variables)
         checks = quality.checks(connection, catalog, variables, ranges)
         progress("models")
-        release = read_champion(models_dir)
-        judged = None if release is None else models.judge(connection, release, raw_dir)
+        judged = models.judge_champion(connection, models_dir, raw_dir)
         progress("content")
         yield Sources(
             warehouse=connection,
@@ -68,6 +68,7 @@ def open_sources(
             exports_dir=exports_dir,
             judged=judged,
             has_truth=bool(list(raw_dir.glob("truth/*.parquet"))),
+            reference_applies=reference.applies_to(raw_dir),
             checks=checks,
             ranges=ranges,
         )

@@ -1,7 +1,8 @@
 """`python -m scoring forget CUSTOMER_ID`: remove every trace of a customer, and see that none comes back.
 
 In this order: warehouse (one transaction, with the note that bars the customer from coming back), Parquet
-exports (each file replaced whole), online store. A run that was killed in between is repeated and goes on.
+exports for Feast (each file replaced whole), the training export (replaced whole), what the stream
+remembers, online store. A run that was killed in between is repeated and goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import duckdb
 import redis
 
 from feature_repo.catalog import load_catalog
-from feature_repo.paths import feature_export_dir, warehouse_path
+from feature_repo.paths import PARTIAL, feature_export_dir, stream_dir, training_export_dir, warehouse_path
 from feature_repo.store import StoreError, forget_online, open_store
+from streaming.history import HISTORY_FILE
+from streaming.ledger import LEDGER_FILE, Ledger
+from training.errors import TrainingError
+from training.export_files import remove_customer
 
 LOG = "raw.forgotten_customers"
 """Append-only: for each forgetting the salted hash of the id, the time, and for each place the rows removed.
@@ -39,7 +44,8 @@ def forget(customer: str) -> dict[str, int]:
     path = warehouse_path()
     if not path.exists():
         raise ForgetError(f"There is no warehouse at {path}.")
-    key = load_catalog().entity_key
+    catalog = load_catalog()
+    key = catalog.entity_key
     try:
         with duckdb.connect(str(path)) as connection:
             removed, known = _from_warehouse(connection, customer, key)
@@ -48,6 +54,8 @@ def forget(customer: str) -> dict[str, int]:
                 for folder in sorted(feature_export_dir().glob("*"))
                 if folder.is_dir()
             }
+            further["training export"] = remove_customer(training_export_dir(), catalog, customer)
+            further["stream"] = _from_stream(stream_dir(), customer)
             store = open_store()
             further[f"online store ({store.config.online_store.type})"] = forget_online(store, customer)
             further = {place: count for place, count in further.items() if count}
@@ -59,6 +67,10 @@ def forget(customer: str) -> dict[str, int]:
     except duckdb.IOException as error:
         raise ForgetError(
             f"{path} cannot be opened, perhaps because another process has it open: {error}"
+        ) from error
+    except TrainingError as error:
+        raise ForgetError(
+            f"The training export may still hold {customer!r}, delete it and repeat the command: {error}"
         ) from error
     except (StoreError, redis.RedisError) as error:
         raise ForgetError(
@@ -106,7 +118,7 @@ def _from_exports(connection: duckdb.DuckDBPyConnection, folder: Path, customer:
             f"select count(*) from read_parquet(?) where {key} = ?", [str(file), customer]
         ).fetchone()[0]
         if held:
-            partial = file.with_name(f"{file.name}.partial")
+            partial = file.with_name(f"{file.name}{PARTIAL}")
             connection.execute(
                 f"copy (select * from read_parquet(?) where {key} <> ? order by feature_timestamp, {key}) "
                 f"to '{partial}' (format parquet, compression zstd)",
@@ -115,6 +127,18 @@ def _from_exports(connection: duckdb.DuckDBPyConnection, folder: Path, customer:
             partial.replace(file)
         removed += held
     return removed
+
+
+def _from_stream(folder: Path, customer: str) -> int:
+    """Delete the customer from the stream's ledger, and its copy of the raw rows, which it makes again."""
+    (folder / HISTORY_FILE).unlink(missing_ok=True)
+    if not (folder / LEDGER_FILE).exists():
+        return 0
+    ledger = Ledger(folder / LEDGER_FILE)
+    try:
+        return ledger.forget(customer)
+    finally:
+        ledger.close()
 
 
 def _note(connection: duckdb.DuckDBPyConnection, customer: str, removed: dict[str, int]) -> None:

@@ -4,6 +4,7 @@
         champion.json                     {"model_version": "v2"}: the release that scoring uses
         releases/v2/release.json          what the release is, calibration, held-out figures, decision
         releases/v2/churn_risk_14d.txt    one LightGBM text model a prediction column
+        releases/v2/split.csv             the split that it was trained by, where not the standard one
         ...
 
 A release never changes once written. It is written beside its final place and renamed into it, so a reader
@@ -49,6 +50,7 @@ OPTIONAL_MODELS = ("first_session_success",)
 FORMAT = 1
 _RELEASES = "releases"
 _RELEASE_FILE = "release.json"
+SPLIT_FILE = "split.csv"
 _CHAMPION_FILE = "champion.json"
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 # Probabilities nearer to 0 or 1 than this have no usable log-odds.
@@ -174,7 +176,9 @@ class Release:
     All times are naive UTC. `data_as_of` is the data end that the training saw; `trained_until` the last
     moment whose data any of the models learned from: predictions for snapshots after it are honest.
     `training_rows` counts the distinct entity rows that this version's own training learned from or chose
-    with. `decision` says, a model, whether the challenger replaced the incumbent, and why.
+    with. `decision` says, a model, whether the challenger replaced the incumbent, and why. `split_sha256` is
+    the checksum of the split of one's own that it was trained by, which lies beside it as SPLIT_FILE; None:
+    the standard split of training.split.
     """
 
     model_version: str
@@ -184,6 +188,7 @@ class Release:
     training_rows: int
     models: Mapping[str, ReleasedModel]
     decision: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    split_sha256: str | None = None
 
     def __post_init__(self) -> None:
         version_number(self.model_version)
@@ -255,6 +260,8 @@ def write_release(
     if target.exists():
         raise ReleaseError(f"{target} exists already, and a release never changes.")
     files = release_files(release)
+    if release.split_sha256 != (checksum(extra_files[SPLIT_FILE]) if SPLIT_FILE in extra_files else None):
+        raise ValueError(f"The release names another {SPLIT_FILE} than the one among its files.")
     clashing = sorted(set(files) & set(extra_files))
     if clashing:
         raise ValueError(f"The extra files {', '.join(clashing)} would overwrite files of the release.")
@@ -283,13 +290,16 @@ def release_files(release: Release) -> dict[str, str]:
         "trained_until": release.trained_until.isoformat(),
         "training_rows": release.training_rows,
         "decision": release.decision,
+        "split": None
+        if release.split_sha256 is None
+        else {"file": SPLIT_FILE, "sha256": release.split_sha256},
         # Said outright, so that a model that got lost is not taken for one that never was.
         "not_trained": [name for name in MODEL_NAMES if name not in release.models],
         "models": [
             {
                 "name": name,
                 "file": f"{name}.txt",
-                "sha256": _sha256(model.booster_text),
+                "sha256": checksum(model.booster_text),
                 "feature_service": model.feature_service,
                 "features": list(model.features),
                 "calibration": None
@@ -334,9 +344,30 @@ def read_release(models_dir: Path, model_version: str) -> Release:
             training_rows=described["training_rows"],
             models=models,
             decision=described["decision"],
+            split_sha256=(described.get("split") or {}).get("sha256"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(f"{path} is not a release of the five models: {error!r}.") from error
+
+
+def read_split(models_dir: Path, release: Release) -> str | None:
+    """The split of one's own by which the release was trained, as it was written; None: it has none.
+
+    Scoring needs no split, so read_release leaves it where it is. Raises ReleaseError when it is missing or
+    altered.
+    """
+    if release.split_sha256 is None:
+        return None
+    path = release_dir(models_dir, release.model_version) / SPLIT_FILE
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReleaseError(
+            f"The split {path}, by which the release was trained, cannot be read: {error}."
+        ) from error
+    if checksum(text) != release.split_sha256:
+        raise ReleaseError(f"The split {path} is not the one that was released: its checksum differs.")
+    return text
 
 
 def read_champion(models_dir: Path) -> Release | None:
@@ -385,7 +416,7 @@ def _read_model(directory: Path, entry: Mapping[str, Any]) -> ReleasedModel:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ReleaseError(f"The model file {path} cannot be read: {error}.") from error
-    if _sha256(text) != entry["sha256"]:
+    if checksum(text) != entry["sha256"]:
         raise ReleaseError(f"The model file {path} is not the one that was released: its checksum differs.")
     calibration = entry["calibration"]
     model = ReleasedModel(
@@ -428,7 +459,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sha256(text: str) -> str:
+def checksum(text: str) -> str:
+    """The SHA-256 of a file of a release, in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

@@ -22,6 +22,8 @@ from streaming.models import Models
 
 log = logging.getLogger(__name__)
 
+HISTORY_FILE = "history.duckdb"
+"""Its name in the stream's folder."""
 HISTORY = "history"
 WAREHOUSE = "warehouse_read"
 

@@ -19,6 +19,9 @@ TICK = timedelta(microseconds=1)
 it has.
 """
 
+LEDGER_FILE = "ledger.sqlite"
+"""Its name in the stream's folder."""
+
 _SCHEMA = """
 create table if not exists positions (source text primary key, position text not null);
 create table if not exists publications (

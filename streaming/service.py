@@ -21,8 +21,8 @@ from streaming.contract import Event, EventError, parse_event
 from streaming.errors import StreamError
 from streaming.features import AT_ONCE, CustomerFeatures
 from streaming.feed import RawFeed
-from streaming.history import HISTORY, Delivery, History, WarehouseBusyError
-from streaming.ledger import Ledger
+from streaming.history import HISTORY, HISTORY_FILE, Delivery, History, WarehouseBusyError
+from streaming.ledger import LEDGER_FILE, Ledger
 from streaming.locks import is_being_written
 from streaming.models import Models, compile_models
 from streaming.online import Online
@@ -66,12 +66,12 @@ class Stream:
         except OSError:
             raise StreamError(f"Another stream is running in {folder}.") from None
         self.sinks = sinks
-        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.ledger = Ledger(folder / LEDGER_FILE)
         self._models = models or compile_models(folder / "dbt", variables)
         self._connection = duckdb.connect()
         self._connection.execute("set preserve_insertion_order = false")
         self._connection.execute(f"set threads = {THREADS}")
-        self._history = History(self._connection, folder / "history.duckdb", self._models)
+        self._history = History(self._connection, folder / HISTORY_FILE, self._models)
         self._features = CustomerFeatures(self._connection, self._history, self._models)
         self._feed = RawFeed(raw_data_dir(), lambda: is_being_written(warehouse_path()))
         self._online = Online()

@@ -22,7 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from feature_repo.catalog import CatalogError, FeatureCatalog, load_catalog
-from feature_repo.paths import models_dir, raw_data_dir, repository_root, warehouse_path
+from feature_repo.paths import (
+    models_dir,
+    raw_data_dir,
+    repository_root,
+    training_export_dir,
+    warehouse_path,
+)
 from scoring.release import ReleaseError
 from training import SEED
 from training.dataset import data_end_of
@@ -34,8 +40,6 @@ if TYPE_CHECKING:
     from training.run import Outcome, Settings
 
 log = logging.getLogger("training")
-
-_EXPORT_FOLDER = Path("data") / "exports"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,16 +261,17 @@ def _parser() -> argparse.ArgumentParser:
             "give equal bytes. An earlier export in the same folder is replaced in one step."
         ),
         epilog=(
-            "Environment: WAREHOUSE_PATH, FEATURE_EXPORT_DIR; for S3 the variables that AWS's tools read, "
-            "AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL among them. docs/exports.md describes the files."
+            "Environment: WAREHOUSE_PATH, FEATURE_EXPORT_DIR, TRAINING_EXPORT_DIR; for S3 the variables that "
+            "AWS's tools read, AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL among them. The files are described "
+            "in docs/exports.md."
         ),
     )
     export.add_argument(
         "--to",
         type=_destination,
-        default=str(repository_root() / _EXPORT_FOLDER),  # argparse converts a default that is text
+        default=str(training_export_dir()),  # argparse converts a default that is text
         metavar="FOLDER|s3://BUCKET/PREFIX",
-        help=f"where to (default: {_EXPORT_FOLDER})",
+        help="where to (default: TRAINING_EXPORT_DIR, or else data/exports)",
     )
     for name, size in STANDARD_SIZES.items():
         export.add_argument(

@@ -180,7 +180,7 @@ def plan(labelled: LabelledSnapshots, spec: ModelSpec, periods: CustomerPeriods 
         blocks = _blocks_of_time(labelled, spec)
         split = assign(labelled.hashes, labelled.snapshots, blocks)
     else:
-        split = periods.assign(labelled.customer_ids, labelled.snapshots, spec.label_days)
+        split = periods.assign(labelled.hashes, labelled.snapshots, spec.label_days)
     assigned = np.where(usable, split, NOWHERE)
     assigned = thin(assigned, labelled.hashes, labelled.snapshots, MOST_FIT_ROWS)
     not_yet_lapsed = labelled.values["days_since_last_session"] < LAPSE_DAYS

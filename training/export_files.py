@@ -26,13 +26,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from feature_repo.catalog import ALL_FEATURES_SERVICE, FeatureCatalog
 from training.errors import TrainingError
 from training.export import Export
-from training.records import MANIFEST, MANIFEST_FORMAT, SEGMENT, SPLITS, read_manifest, record_schema
+from training.records import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    SEGMENT,
+    SPLITS,
+    Provenance,
+    read_manifest,
+    read_split,
+    record_schema,
+)
 
 FULL = "full_dataset"
 ENTITY_ROWS = "entity_rows"
@@ -97,6 +107,31 @@ def write_export(export: Export, catalog: FeatureCatalog, destination: Path | S3
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
+
+
+def remove_customer(folder: Path, catalog: FeatureCatalog, customer: str) -> int:
+    """Replace the export in a folder, if there is one, by the same without that customer's record.
+
+    Returns the records removed, 0 or 1; with 0 the folder is left alone. Raises TrainingError as `read_split`
+    and `write_export` do.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return 0
+    others = pc.field(catalog.entity_key) != customer
+    found = {split: read_split(folder, split, catalog) for split in SPLITS}
+    records = {split: table.filter(others) for split, (table, _) in found.items()}
+    removed = sum(len(table) - len(records[split]) for split, (table, _) in found.items())
+    if removed:
+        export = Export(
+            records=records,
+            entity_rows=pq.read_table(folder / f"{ENTITY_ROWS}.parquet").filter(others),
+            provenance=Provenance.from_json(manifest),
+            seed=manifest["seed"],
+            available=manifest["customers_available"] - removed,
+        )
+        write_export(export, catalog, folder)
+    return removed
 
 
 def _write_files(export: Export, catalog: FeatureCatalog, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from scoring.release import MODEL_NAMES, OPTIONAL_MODELS, Release, ReleasedModel, read_champion
+from scoring.release import (
+    MODEL_NAMES,
+    OPTIONAL_MODELS,
+    SPLIT_FILE,
+    Release,
+    ReleasedModel,
+    checksum,
+    read_champion,
+)
 from training.dataset import (
     Examples,
     LabelledSnapshots,
@@ -240,7 +248,7 @@ def _plans(
 
 def _check_report_unseen(plans: Mapping[str, Plan], incumbent: Release | None, settings: Settings) -> None:
     """With periods the groups by hash, which keep all versions away from the report group, do not hold."""
-    if incumbent is None or settings.periods is None:
+    if incumbent is None or (settings.periods is None and incumbent.split_sha256 is None):
         return
     first = min(each.blocks.report.first for each in plans.values())
     if np.datetime64(incumbent.trained_until) > first:
@@ -287,6 +295,7 @@ def _judge(
         trained_until=trained_until,
         training_rows=candidates.training_rows,
         models=models,
+        split_sha256=None if settings.periods is None else checksum(settings.periods.released()),
     )
     outcome = Outcome(release=release, decisions=decisions, champion=becomes_champion(decisions))
     return outcome, {spec.name: report(challengers, spec) for spec in trained}
@@ -344,6 +353,8 @@ def _publication(
         extra_files={
             "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
             "decision.json": json.dumps(release.decision, indent=2, allow_nan=False) + "\n",
+            # Whoever judges these models again must hold out the same rows.
+            **({} if settings.periods is None else {SPLIT_FILE: settings.periods.released()}),
         },
         metrics=mlflow_metrics(challengers),
         parameters={

@@ -7,7 +7,6 @@ it online, and compares the predictions with who withdrew.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -50,11 +49,11 @@ def run(console: Console, options: argparse.Namespace) -> None:
         withdrawal += ["--students", str(options.students)]
     steps = product_steps(as_of=as_of, split=workspace.split)
     steps.append(python_module("compare with withdrawals", "examples.oulad.withdrawal", *withdrawal))
-    if importlib.util.find_spec("report.__main__"):
-        steps.append(python_module("report", "report", "--output", str(workspace.root / "report")))
+    report = ["--output", str(workspace.root / "report"), "--exports", str(workspace.root / "exports")]
+    steps.append(python_module("report", "report", *report))
     seconds = run_steps(console, steps)
     console.rule("[bold]Summary", align="left")
-    show_summary(console)
+    show_summary(console, report=str(workspace.root / "report" / "report.html"))
     console.print(time_table(seconds))
 
 

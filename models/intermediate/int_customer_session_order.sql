@@ -61,7 +61,9 @@ snapshots as (
 ),
 
 {%- set far_off = "cast('9999-12-31' as date)" %}
-{%- set chosen_tutor = 'case when chosen.consistency is not null then chosen.tutor_id else next_sessions.tutor_id end' %}
+{%- set chosen_tutor %}
+case when chosen.consistency is not null then chosen.tutor_id else next_sessions.tutor_id end
+{%- endset %}
 {%- set recent = 20 %}
 {%- set long_ago = "cast('1900-01-01' as date)" %}
 
@@ -126,8 +128,8 @@ completed_sessions as (
         on outcomes.session_id = completions.session_id
 ),
 
--- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order and
--- stay so. A new line begins where one vanishes or changes, or comes out of turn.
+-- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order
+-- and stay so. A new line begins where one vanishes or changes, or comes out of turn.
 line_starts as (
     select
         customer_id,
@@ -203,8 +205,22 @@ numbered as (
     )
 ),
 
--- Line and position make one number, a session's place. The most frequent subject so far, tie to the one seen last, is that
--- of the session with the greatest count and position. Sessions with the same tutor in a row are numbered as one run.
+-- The most frequent subject so far, tie to the one seen last, is that of the session with the greatest count and
+-- position. Sessions with the same tutor in a row are one run.
+running as (
+    select
+        *,
+        max({{ one_number('sessions_of_subject', 'position') }}) over so_far as greatest_subject,
+        sum(case when tutor_id is distinct from previous_tutor_id then 1 else 0 end) over so_far as run
+    from numbered
+    window so_far as (
+        partition by line
+        order by position
+        rows between unbounded preceding and current row
+    )
+),
+
+-- Line and position make one number, a session's place, and line and run another.
 ordered as (
     select
         line,
@@ -214,18 +230,11 @@ ordered as (
         resolved_at,
         visible_from,
         position,
-        position > 1 and tutor_id is distinct from previous_tutor_id as is_switch,
+        (position > 1 and tutor_id is distinct from previous_tutor_id) as is_switch,
         {{ session_place('line', 'position') }} as place,
-        {{ session_place('line', 'mod(max(' ~ one_number('sessions_of_subject', 'position') ~ ') over so_far, ' ~ million() ~ ')') }}
-            as primary_subject_place,
-        {{ session_place('line', 'sum(case when tutor_id is distinct from previous_tutor_id then 1 else 0 end) over so_far') }}
-            as tutor_run
-    from numbered
-    window so_far as (
-        partition by line
-        order by position
-        rows between unbounded preceding and current row
-    )
+        {{ session_place('line', 'mod(greatest_subject, ' ~ million() ~ ')') }} as primary_subject_place,
+        {{ session_place('line', 'run') }} as tutor_run
+    from running
 ),
 
 -- How many sessions of its line each snapshot sees

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import boto3
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from exported import AS_OF, SEED, contents, export_of, made_up_columns, warehouse_with_segments, written
@@ -31,7 +33,13 @@ from training import export_files
 from training.__main__ import main
 from training.errors import TrainingError
 from training.export import STANDARD_SIZES, Export, draw_snapshots, scaled_sizes, split_customers
-from training.export_files import S3Prefix, check_destination, destination_of, write_export
+from training.export_files import (
+    S3Prefix,
+    check_destination,
+    destination_of,
+    remove_customer,
+    write_export,
+)
 from training.models import SPECS
 from training.records import MANIFEST, SPLITS, read_split, record_schema
 from training.split import CHOOSE, FIT, REPORT, customer_groups, customer_hashes
@@ -359,6 +367,26 @@ def test_a_killed_write_leaves_the_earlier_export(warehouse, folder: Path, tmp_p
         assert contents(place) == before
     subprocess.run([*command, "100"], cwd=ROOT, check=True, capture_output=True, timeout=60)
     assert contents(place)["train.jsonl"] == contents(folder)["train.jsonl"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_customer_is_removed_as_if_never_drawn(export: Export, tmp_path: Path, split: str) -> None:
+    place = tmp_path / "export"
+    before = written(export, place)
+    customer = export.records[split][CATALOG.entity_key][0].as_py()
+    assert remove_customer(place, CATALOG, "nobody") == 0
+    assert contents(place) == before
+    assert remove_customer(place, CATALOG, customer) == 1
+    others = pc.field(CATALOG.entity_key) != customer
+    expected = dataclasses.replace(
+        export,
+        records={name: table.filter(others) for name, table in export.records.items()},
+        entity_rows=export.entity_rows.filter(others),
+        available=export.available - 1,
+    )
+    assert contents(place) == written(expected, tmp_path / "expected")
+    assert remove_customer(place, CATALOG, customer) == 0
+    assert remove_customer(tmp_path / "nowhere", CATALOG, customer) == 0
 
 
 def test_a_folder_that_is_not_an_export_is_never_replaced(export: Export, tmp_path: Path) -> None:

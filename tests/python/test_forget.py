@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from conftest import dbt_build
 from test_feast import CATALOG, LAST_RUN, synthetic_snapshots, write_configuration, write_warehouse
 
 from feature_repo.store import apply, materialize, open_store
 from scoring.__main__ import main
+from streaming.history import HISTORY_FILE
+from streaming.ledger import LEDGER_FILE, Ledger
+from training.export import Export
+from training.export_files import write_export
+from training.records import SPLITS, Provenance, record_schema
 
-CUSTOMER, STRANGER = "customer-000", "customer-999"
+CUSTOMER, OTHER, STRANGER = "customer-000", "customer-001", "customer-999"
 
 
 def everything(path: Path) -> dict[str, list[tuple]]:
@@ -35,6 +41,19 @@ def exported(directory: Path) -> dict[Path, list[tuple]]:
         }
 
 
+def write_training_export(folder: Path, customers: list[str]) -> None:
+    """One record in each split."""
+    schema = record_schema(CATALOG)
+    values = {pa.string(): "healthy", pa.int32(): 1, pa.float64(): 0.5}
+    records, entity_rows = {}, []
+    for split, customer in zip(SPLITS, customers, strict=True):
+        row = {field.name: values[field.type] for field in schema} | {CATALOG.entity_key: customer}
+        records[split] = pa.Table.from_pylist([row], schema)
+        entity_rows.append({CATALOG.entity_key: customer, "event_timestamp": LAST_RUN, "split": split})
+    export = Export(records, pa.Table.from_pylist(entity_rows), Provenance(LAST_RUN, LAST_RUN), 1, 3)
+    write_export(export, CATALOG, folder)
+
+
 def without(rows: dict, customer: str) -> dict:
     return {place: [row for row in each if customer not in row] for place, each in rows.items()}
 
@@ -46,6 +65,13 @@ def test_no_trace_stays_and_nobody_else_changes(
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(warehouse.exports))
     monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
+    monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
+    ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
+    ledger.reserve([CUSTOMER, OTHER], LAST_RUN.date(), LAST_RUN)
+    ledger.close()
+    (tmp_path / "stream" / HISTORY_FILE).write_text(CUSTOMER)
+    write_training_export(tmp_path / "training", [OTHER, CUSTOMER, "customer-002"])
     store = open_store()
     apply(store)
     materialize(store, LAST_RUN)
@@ -78,7 +104,16 @@ def test_no_trace_stays_and_nobody_else_changes(
     with duckdb.connect(str(warehouse.path), read_only=True) as connection:
         log = connection.execute("select * from raw.forgotten_customers").fetchall()
     assert CUSTOMER not in str(log)
-    assert {place for *_, place, _ in log} >= {"features.customer_features", "online store (sqlite)"}
+    assert {place for *_, place, _ in log} >= {
+        "features.customer_features",
+        "online store (sqlite)",
+        "training export",
+        "stream",
+    }
+    ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
+    assert ledger.published(LAST_RUN.date()) == [OTHER]
+    ledger.close()
+    assert OTHER in (tmp_path / "training" / "full_dataset.jsonl").read_text()
     files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "registry.db"]
     assert [file for file in files if file != warehouse.path and CUSTOMER.encode() in file.read_bytes()] == []
     assert main(["forget", STRANGER]) == 1
@@ -97,6 +132,8 @@ def test_the_next_night_does_not_bring_a_customer_back(
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(tmp_path / "export"))
     monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
+    monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
     before = warehouse.rows("select * from features.customer_features order by all")
     assert main(["forget", customer]) == 0
     for file in sorted(raw.glob("*/*")):

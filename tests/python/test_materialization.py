@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import redis
 import yaml
-from feast import FeatureStore
+from feast import FeatureStore, FeatureViewState
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -39,11 +39,14 @@ from feature_repo import check, paths
 from feature_repo.build import TTL
 from feature_repo.encoding import encode_column, entity_keys, entity_of
 from feature_repo.engine import ColumnarEngine
+from feature_repo.online import RedisRows
 from feature_repo.predictions import PREDICTIONS_SERVICE
 from feature_repo.store import apply, forget_online, materialize, open_store, registered_views
 
 ROOT = paths.repository_root()
 PLAIN, OURS = "plain", "ours"
+HSET = b"\r\n$4\r\nHSET\r\n"
+"""The name of the command as it stands in Redis's protocol, after `*`, the number of its words."""
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,37 @@ def test_a_later_event_pushed_since_stays(tmp_path: Path) -> None:
     assert {served[field.name][0] for field in view.features} == {7}
 
 
+def values_at(warehouse: Warehouse, *times: datetime) -> dict[datetime, list[dict]]:
+    """The features in force at each time, a row a customer."""
+    customers = all_customers(warehouse)
+    return {
+        time: check.warehouse_values(warehouse.path, pairs_at(time, customers)).to_pylist() for time in times
+    }
+
+
+def served_versions(warehouse: Warehouse, values: dict[datetime, list[dict]]) -> list[set[datetime]]:
+    """What a client that has just opened the store is served: for each customer the times whose row of the
+    first family it may be."""
+    family = CATALOG.families[0].features
+    served = check.online_values(open_store(), all_customers(warehouse)).to_pylist()
+    return [
+        {
+            time
+            for time, rows in values.items()
+            if all(row[each.name] == rows[number][each.name] for each in family)
+        }
+        for number, row in enumerate(served)
+    ]
+
+
+def assert_whole_rows(found: list[set[datetime]], values: dict[datetime, list[dict]]) -> None:
+    """Every row is the old or the new one; of a customer who left the old one, until the end of the run."""
+    first = CATALOG.families[0].features[0].name
+    for number, versions in enumerate(found):
+        left = LAST_RUN not in versions and values[LAST_RUN][number][first] is None
+        assert versions or left, "a torn row"
+
+
 KILLED = """
 import os, sys
 from datetime import datetime
@@ -213,25 +247,7 @@ def test_reads_go_on_and_a_kill_leaves_whole_rows(
     store = open_store()
     apply(store)
     materialize(store, FIRST_RUN)
-    customers = all_customers(warehouse)
-    values = {
-        time: check.warehouse_values(warehouse.path, pairs_at(time, customers)).to_pylist()
-        for time in (FIRST_RUN, LAST_RUN)
-    }
-    family = CATALOG.families[0].features
-
-    def versions() -> list[set]:
-        """For each customer the snapshots that the first family's row may be of."""
-        served = check.online_values(open_store(), customers).to_pylist()
-        return [
-            {
-                time
-                for time, rows in values.items()
-                if all(row[each.name] == rows[number][each.name] for each in family)
-            }
-            for number, row in enumerate(served)
-        ]
-
+    values = values_at(warehouse, FIRST_RUN, LAST_RUN)
     ready, told = os.pipe()
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(told), LAST_RUN.isoformat()],
@@ -243,19 +259,55 @@ def test_reads_go_on_and_a_kill_leaves_whole_rows(
     ) as writer:
         os.close(told)
         assert os.read(ready, 1) == b"x"
-        during = versions()
+        during = served_versions(warehouse, values)
         writer.send_signal(signal.SIGKILL)
     os.close(ready)
-    found = versions()
+    found = served_versions(warehouse, values)
     assert found == during, "a batch that is not committed shows neither before the kill nor after it"
-    left = [
-        LAST_RUN not in version and values[LAST_RUN][i][family[0].name] is None
-        for i, version in enumerate(found)
-    ]
-    assert all(version or gone for version, gone in zip(found, left, strict=True)), "a torn row"
+    assert_whole_rows(found, values)
     assert {LAST_RUN} in found and {FIRST_RUN} in found, "the kill came in the middle"
     materialize(open_store(), LAST_RUN)
-    pairs = pairs_at(LAST_RUN, customers)
+    pairs = pairs_at(LAST_RUN, all_customers(warehouse))
+    expected = check.warehouse_values(warehouse.path, pairs)
+    assert check.online_differences(open_store(), expected, pairs) == []
+
+
+def test_redis_answers_in_the_middle_of_a_batch_and_repeats_after_an_abort(
+    redis_port: int, tmp_path: Path, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two commands of a batch that Redis has carried out and not: each row is old or new."""
+    redis.Redis(port=redis_port, db=1).flushdb()
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(configured(tmp_path, OURS, redis_port)))
+    apply(open_store())
+    materialize(open_store(), FIRST_RUN)
+    values = values_at(warehouse, FIRST_RUN, LAST_RUN)
+    send, found, states = RedisRows._send, [], set()
+
+    def send_in_two(rows: RedisRows, commands: bytes, count: int) -> list:
+        if HSET not in commands:
+            return send(rows, commands, count)
+        middle = commands.index(HSET, len(commands) // 2)
+        begin = commands.rindex(b"*", 0, middle)
+        done = 2 * commands[:begin].count(HSET)  # with each comes an EXPIRE
+        replies = send(rows, commands[:begin], done)
+        states.update(view.state for view in registered_views(open_store()))
+        found.append(served_versions(warehouse, values))
+        if len(found) == 3:
+            raise ConnectionError("aborted")
+        return replies + send(rows, commands[begin:], count - done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisRows, "_send", send_in_two)
+        with pytest.raises(ConnectionError, match="aborted"):
+            materialize(open_store(), LAST_RUN)
+    assert FeatureViewState.MATERIALIZING in states, "Feast would refuse the look-up"
+    found.append(served_versions(warehouse, values))
+    for versions in found:
+        assert_whole_rows(versions, values)
+        assert {LAST_RUN} in versions and {FIRST_RUN} in versions, "the look-up came in the middle"
+    assert found[-1] == found[-2]
+    materialize(open_store(), LAST_RUN)
+    pairs = pairs_at(LAST_RUN, all_customers(warehouse))
     expected = check.warehouse_values(warehouse.path, pairs)
     assert check.online_differences(open_store(), expected, pairs) == []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -490,6 +491,7 @@ def test_everything_is_built_in_a_place_of_its_own(built: tuple[Path, str]) -> N
         "raw_tutors has nothing",
     ):
         assert words in printed
+    assert str(out / "report" / "report.html") in printed.replace("\n", "")
     assert "29.3 %" not in printed  # reference figures of a simulated marketplace
     tracked = subprocess.run(
         ["git", "status", "--porcelain", "seeds"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -521,6 +523,21 @@ def test_the_held_out_block_is_the_last_presentation_with_students_of_its_own(
     assert risk["everyone"]["auc"] > risk["baseline"]["everyone"]["auc"]
     split = pd.read_csv(out / "split.csv")
     assert set(split[split["block"] == "report"]["customer_id"].str[-5:]) == {"2014J"}
+
+
+@needs_oulad
+def test_the_report_is_right_on_real_data(built: tuple[Path, str]) -> None:
+    out, _ = built
+    text = (out / "report" / "report.md").read_text()
+    verified, released = re.search(r"(\d+) of (\d+) released figures came out equal", text).groups()
+    assert verified == released
+    assert int(released) > 100
+    assert "The reference describes another marketplace" in text
+    assert "0 broken" in text
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+    assert "first_session_success: " not in text, "a model that the release does not have"
+    html = (out / "report" / "report.html").read_text()
+    assert html.count("<svg") == len(list((out / "report").glob("*.svg"))) == text.count(".svg)")
 
 
 @needs_oulad

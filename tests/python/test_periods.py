@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -28,16 +29,26 @@ from test_training import (
 )
 
 from pipeline.summary import show_summary
+from report.models import judge, judge_champion, stability_by_month
 from scoring.functions import register, release_row
 from scoring.portable import prediction_sql
-from scoring.release import MODEL_NAMES, OPTIONAL_MODELS, Release, read_champion
+from scoring.release import (
+    MODEL_NAMES,
+    OPTIONAL_MODELS,
+    SPLIT_FILE,
+    Release,
+    ReleaseError,
+    read_champion,
+    set_champion,
+    write_release,
+)
 from simulator.writer import NOTE
 from training.dataset import plan, read_labelled_snapshots
 from training.errors import TrainingError
 from training.models import SPECS
-from training.periods import CustomerPeriods, read_customer_periods
+from training.periods import CustomerPeriods, read_customer_periods, released_periods
 from training.run import Outcome, train
-from training.split import BLOCK_NAMES, CHOOSE, FIT, NOWHERE, REPORT
+from training.split import BLOCK_NAMES, CHOOSE, FIT, NOWHERE, REPORT, customer_hashes
 
 HEADER = "customer_id,block,first_day,last_day"
 TRAINED = tuple(name for name in MODEL_NAMES if name not in OPTIONAL_MODELS)
@@ -79,15 +90,15 @@ rows = st.lists(st.tuples(st.sampled_from("abcdefgh"), day), min_size=1, max_siz
 def test_a_row_is_in_its_customers_block_when_snapshot_and_label_lie_in_the_period(
     given_entries, asked, label
 ):
-    ids = sorted(given_entries)
+    ids = sorted(given_entries, key=lambda customer: customer_hashes([customer])[0])
     periods = CustomerPeriods(
-        np.array(ids, dtype=object),
+        np.sort(customer_hashes(ids)),
         np.array([given_entries[customer][0] for customer in ids], dtype=np.int8),
         np.array([given_entries[customer][1] for customer in ids], dtype="datetime64[D]"),
         np.array([given_entries[customer][2] for customer in ids], dtype="datetime64[D]"),
     )
     got = periods.assign(
-        np.array([customer for customer, _ in asked], dtype=object),
+        customer_hashes([customer for customer, _ in asked]),
         np.array([moment for _, moment in asked], dtype="datetime64[us]"),
         label,
     )
@@ -204,6 +215,75 @@ def test_the_other_models_are_trained_and_published(trained):
     assert blocks["report"]["first_snapshot"] == "2025-07-07"
 
 
+def test_the_split_lies_with_the_release_and_gives_the_same_rows(columns, file, trained, tmp_path):
+    directory, _ = trained
+    models_dir = tmp_path / "models"
+    shutil.copytree(directory / "models", models_dir)
+    champion = read_champion(models_dir)
+    published = models_dir / "releases" / "v1" / SPLIT_FILE
+    # No customer by name: a release never changes, and a customer may ask to be forgotten.
+    assert published.read_text().startswith("customer_hash,block,first_day,last_day\n")
+    assert not any(customer in published.read_text() for customer in np.unique(columns["customer_id"]))
+    given_file, found = read_customer_periods(file), released_periods(champion, models_dir)
+    with warehouse_of(columns) as warehouse:
+        labelled = read_labelled_snapshots(warehouse, SPECS, AS_OF)
+    for name in TRAINED:
+        expected, again = (plan(labelled, SPEC[name], each) for each in (given_file, found))
+        assert np.array_equal(again.rows, expected.rows)
+        assert np.array_equal(again.block, expected.block)
+        assert again.blocks == expected.blocks
+    published.write_text(published.read_text().replace(",report,", ",fit,", 1))
+    with pytest.raises(ReleaseError, match=r"split\.csv is not the one that was released"):
+        released_periods(champion, models_dir)
+    published.unlink()
+    with pytest.raises(ReleaseError, match=r"split\.csv, by which the release was trained, cannot be read"):
+        released_periods(champion, models_dir)
+    assert read_champion(models_dir) == champion, "scoring needs no split"
+    assert released_periods(small_release(), models_dir) is None
+
+
+def test_a_release_is_not_written_with_another_split(tmp_path, trained):
+    _, outcome = trained
+    for files in ({}, {SPLIT_FILE: "another"}):
+        with pytest.raises(ValueError, match="names another"):
+            write_release(outcome.release, tmp_path, files)
+    assert not list(tmp_path.iterdir())
+
+
+def test_released_figures_come_out_again_by_the_split(columns, trained):
+    directory, outcome = trained
+    with warehouse_of(without_first_sessions(columns)) as warehouse:
+        judged = judge_champion(warehouse, directory / "models", directory)
+        unsplit = judge(warehouse, outcome.release, directory)
+        months = stability_by_month(judged)
+    assert set(judged.models) == set(TRAINED)
+    for held_out in judged.models.values():
+        assert held_out.differing == ()
+        assert held_out.verified > 5
+    # And the comparison sees a split that is not the release's.
+    assert any(held_out.differing for held_out in unsplit.models.values())
+    assert {month.note for month in months} <= {"all", "in part"}
+    assert sum(month.rows for month in months) == len(judged.models["churn_risk_30d"].examples)
+
+
+def test_after_such_a_training_one_without_is_refused_where_the_champion_knows_too_much(
+    columns, trained, tmp_path
+):
+    directory, _ = trained
+    shutil.copytree(directory / "models", tmp_path / "models")
+    release = read_champion(tmp_path / "models")
+    assert release.split_sha256 is not None
+    with (
+        warehouse_of(columns) as warehouse,
+        pytest.raises(TrainingError, match="The champion v9 has learned from data until 2025-12-01"),
+    ):
+        split = (tmp_path / "models" / "releases" / "v1" / SPLIT_FILE).read_text()
+        later = replace(release, model_version="v9", trained_until=datetime(2025, 12, 1))
+        write_release(later, tmp_path / "models", {SPLIT_FILE: split})
+        set_champion(tmp_path / "models", "v9")
+        train(warehouse, retrieve_from(warehouse), CATEGORICAL, settings_in(tmp_path), lambda message: None)
+
+
 def test_a_model_that_must_be_there_still_stops_the_training(columns, file, tmp_path):
     calm = columns | {"label_churn_risk_30d": np.full(len(columns["customer_id"]), np.nan)}
     with (
@@ -303,11 +383,12 @@ def test_reference_figures_stand_beside_simulated_data_alone(
             """
             create schema labels; create schema predictions; create schema features; create schema marts;
             create schema reference; create schema quarantine;
-            create table labels.customer_labels as select timestamp '2026-01-05' as feature_timestamp,
-                'healthy' as segment, 0 as label_churn_risk_14d, 1 as label_churn_risk_30d,
-                50.0 as label_health_score, 1.0 as label_session_velocity, null::integer
-                as label_first_session_success;
-            create table features.customer_features as select timestamp '2026-01-05' as feature_timestamp;
+            create table labels.customer_labels as
+                select 'a' as customer_id, timestamp '2026-01-05' as feature_timestamp, 'healthy' as segment,
+                    0 as label_churn_risk_14d, 1 as label_churn_risk_30d, 50.0 as label_health_score,
+                    1.0 as label_session_velocity, null::integer as label_first_session_success;
+            create table features.customer_features as
+                select 'a' as customer_id, timestamp '2026-01-05' as feature_timestamp;
             create table features.feature_catalog as select 1 as one;
             create table predictions.customer_predictions as from features.customer_features;
             create table quarantine.rejected_rows as select 1 as one;
@@ -332,6 +413,7 @@ def test_reference_figures_stand_beside_simulated_data_alone(
     assert ("29.3 %" in training_data) == simulated
     champion = said[said.index("Champion on held-out") :]
     assert "churn_risk_30d" in champion
+    assert ("0.85–0.92" in champion) == simulated
     assert "first_session_success" not in champion
 
 

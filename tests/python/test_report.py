@@ -374,6 +374,29 @@ def test_bands_equal_pandas_and_leave_nobody_out(sources, frame, banded):
         assert sum(row["rows"] for row in found) == rows[banded.label].notna().sum()
 
 
+def test_a_week_without_any_session_counts_as_none():
+    with duckdb.connect() as warehouse:
+        warehouse.execute(
+            """
+            create schema marts; create schema features;
+            create table features.customer_features as select timestamp '2026-03-30' as feature_timestamp;
+            create table marts.market_supply_demand as
+            select week_start, sessions_requested, 1 as sessions_completed from (
+                values (date '2026-03-02', 3), ('2026-03-02', 4), ('2026-03-23', 5), ('2026-03-30', 6)
+            ) as weeks (week_start, sessions_requested)
+            """
+        )
+        found = figures.weekly_activity(warehouse)
+        warehouse.execute("delete from marts.market_supply_demand")
+        assert figures.weekly_activity(warehouse) == []
+    assert [(f"{row['week_start']}", row["requested"], row["completed"]) for row in found] == [
+        ("2026-03-02", 7, 2),
+        ("2026-03-09", 0, 0),
+        ("2026-03-16", 0, 0),
+        ("2026-03-23", 5, 1),
+    ]
+
+
 def test_correlations_equal_pandas(sources, frame):
     for each in reference.CORRELATIONS:
         r = figures.correlation(sources.warehouse, each.left, each.right)
@@ -629,6 +652,12 @@ def test_without_the_raw_directory_or_the_truth(made, tmp_path, files):
         NOTHING,
     ]
     assert "simulated" not in text
+    other = "The reference describes another marketplace than the one that these data come from"
+    assert other in text
+    assert other not in files["report.html"]
+    verdicts = {"inside", "better", "worse"}
+    assert verdicts & words(Page(files["report.html"]).sections["models"])
+    assert not verdicts & words(page.sections["models"])
     # What was released stands; what needs the truth itself has gone.
     assert "released figures came out equal" in text
     assert page.sections["labels"] == Page(files["report.html"]).sections["labels"]
@@ -648,6 +677,8 @@ def test_real_data_may_lack_anything(made, tmp_path):
     for text in (written["report.html"], written["report.md"]):
         assert not re.search(r"\b(nan|None)\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
         assert "There is no thriving customer on that day." in text
+        assert "No record here is of a customer whose first session was rated in time." in text
+    assert "tutor-rating.svg" not in written
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,14 @@ def feature_table(matrix: np.ndarray, snapshot: datetime = TODAY) -> pa.Table:
     return pa.table(columns)
 
 
-def trained_model(name: str, seed: int, rounds: int = 25, leaves: int = 15) -> ReleasedModel:
-    """A small booster on random data, with its features in an order of its own."""
+def trained_model(
+    name: str, seed: int, rounds: int = 25, leaves: int = 15, width: int | None = None
+) -> ReleasedModel:
+    """A small booster on random data, with its features (or only `width` of them) in an order of its own."""
     random = np.random.default_rng(seed)
     features = list(CATALOG.service(SERVICES[name]))
     random.shuffle(features)
+    features = features[:width]
     matrix = random_features(1500, seed)[:, [NAMES.index(feature) for feature in features]]
     signal = matrix[:, :4].sum(axis=1) + random.normal(0, 2, len(matrix))
     probability = name in CALIBRATIONS
