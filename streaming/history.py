@@ -41,6 +41,8 @@ class Delivery:
     """Those whose rows it brought, and those whose rows it took over."""
     moves_ratings: bool
     """Whether ratings may have changed, or whose they are."""
+    rated_tutors: tuple[str, ...] = ()
+    """Those of its sessions that have a rating, or had one."""
 
 
 NOTHING = Delivery(0, (), (), False)
@@ -238,6 +240,7 @@ class History:
                 ).fetchall()
             }
         run(f"insert into {HISTORY}.{table.name} from fresh")
+        rated: list[tuple[str]] = []
         if table in _customers_tables():
             run(
                 f"create or replace temp table versions as from ({known}) "
@@ -248,11 +251,16 @@ class History:
                 f"and row_key in (select {table.key[0]} from fresh)"
             )
             self._note_moved_keys(table, "versions")
+            if table.name == "raw_sessions":
+                rated = run(
+                    "select distinct tutor_id from versions where rating is not null and tutor_id is not null"
+                ).fetchall()
         return Delivery(
             rows=rows,
             moments=self._moments(table),
             customers=tuple(sorted(customers - {None})),
             moves_ratings=table.name in ("raw_sessions", "raw_customers"),
+            rated_tutors=tuple(sorted(tutor for (tutor,) in rated)),
         )
 
     def _moments(self, table: RawTable) -> tuple[datetime, ...]:
@@ -296,4 +304,5 @@ def _together(deliveries: Iterable[Delivery]) -> Delivery:
         moments=tuple(sorted({moment for delivery in deliveries for moment in delivery.moments})),
         customers=tuple(sorted({customer for delivery in deliveries for customer in delivery.customers})),
         moves_ratings=any(delivery.moves_ratings for delivery in deliveries),
+        rated_tutors=tuple(sorted({tutor for delivery in deliveries for tutor in delivery.rated_tutors})),
     )

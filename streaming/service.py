@@ -124,7 +124,7 @@ class Stream:
         self._observe_night(night)
         delivery = self._history.read_unread_files(self._feed.directory)
         self._move_clock(delivery)
-        self._publish(delivery.customers, moves_ratings=delivery.moves_ratings)
+        self._publish(delivery)
 
     def _observe_night(self, night: datetime) -> None:
         """What changes overnight is told too: who falls silent sends no event that would tell."""
@@ -158,7 +158,7 @@ class Stream:
         delivery = self._history.add(fresh)
         self._move_clock(delivery)
         self._feed.append(fresh, self.snapshot - timedelta(days=1))
-        self._publish(delivery.customers, fresh, delivery.moves_ratings)
+        self._publish(delivery, fresh)
 
     def _move_clock(self, delivery: Delivery) -> None:
         for moment in delivery.moments:
@@ -171,22 +171,22 @@ class Stream:
                 return
             self._clock = max(self._clock, moment)
 
-    def _publish(
-        self, customers: Sequence[str], events: Sequence[Event] = (), moves_ratings: bool = False
-    ) -> None:
-        """Compute, publish, compare with the thresholds; then for others whose tutor's rating changed."""
+    def _publish(self, delivery: Delivery, events: Sequence[Event] = ()) -> None:
+        """Compute, publish, compare with the thresholds; also for others whose tutor's rating changed."""
+        # Who will be affected by a rating is known before it is computed, as a rule: one computation of all
+        # takes little more than that of one customer.
+        affected = {*delivery.customers, *self._features.with_primary_tutor(delivery.rated_tutors)}
+        customers = sorted(affected) if len(affected) <= AT_ONCE else delivery.customers
         tutors: set[str] = set()
-        for rows, changed in self._features.compute(customers, self.snapshot):
+        for rows, changed in self._features.compute(customers, self.snapshot, delivery.moves_ratings):
             self._publish_rows(rows)
             self._report_rejections(events)
             tutors |= changed
-        if not moves_ratings:
-            return
-        others = set(self._features.with_primary_tutor(tutors))
+        others = set(self._features.with_primary_tutor(tutors)) if tutors else set()
         # Of more than that, a part may have been computed before the ratings of a later part were in.
         if len(customers) <= AT_ONCE:
             others -= set(customers)
-        for rows, _ in self._features.compute(sorted(others), self.snapshot):
+        for rows, _ in self._features.compute(sorted(others), self.snapshot, moves_ratings=False):
             self._publish_rows(rows)
 
     def _publish_rows(self, rows: pd.DataFrame) -> None:
