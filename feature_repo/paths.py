@@ -42,6 +42,11 @@ def models_dir() -> Path:
     return _from_environment("MODELS_DIR", "data/models")
 
 
+def stream_dir() -> Path:
+    """What the stream remembers over a stop (``STREAM_DIR``, default ``data/stream``)."""
+    return _from_environment("STREAM_DIR", "data/stream")
+
+
 def feature_repo_dir() -> Path:
     """The Feast repository: the directory of this package and of ``feature_store.yaml``."""
     return Path(__file__).resolve().parent

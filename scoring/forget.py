@@ -1,7 +1,7 @@
 """`python -m scoring forget CUSTOMER_ID`: remove every trace of a customer, and see that none comes back.
 
 In this order: warehouse (one transaction, with the note that bars the customer from coming back), Parquet
-exports (each file replaced whole), online store. A run that was killed in between is repeated and goes on.
+exports (each file replaced whole), online store, what the stream remembers. No stream may run meanwhile. A run that was killed in between is repeated and goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import duckdb
 import redis
 
 from feature_repo.catalog import load_catalog
-from feature_repo.paths import feature_export_dir, warehouse_path
+from feature_repo.paths import feature_export_dir, stream_dir, warehouse_path
 from feature_repo.store import StoreError, forget_online, open_store
+from streaming.forget import forget_in_stream, no_stream
+from streaming.locks import FolderInUseError
 
 LOG = "raw.forgotten_customers"
 """Append-only: for each forgetting the salted hash of the id, the time, and for each place the rows removed.
@@ -41,7 +43,8 @@ def forget(customer: str) -> dict[str, int]:
         raise ForgetError(f"There is no warehouse at {path}.")
     key = load_catalog().entity_key
     try:
-        with duckdb.connect(str(path)) as connection:
+        # A stream has the customer in memory, and would serve what it has.
+        with no_stream(stream_dir()), duckdb.connect(str(path)) as connection:
             removed, known = _from_warehouse(connection, customer, key)
             further = {
                 f"export {folder.name}": _from_exports(connection, folder, customer, key)
@@ -50,12 +53,15 @@ def forget(customer: str) -> dict[str, int]:
             }
             store = open_store()
             further[f"online store ({store.config.online_store.type})"] = forget_online(store, customer)
+            further |= forget_in_stream(stream_dir(), customer)
             further = {place: count for place, count in further.items() if count}
             if not (known or removed or further):
                 raise ForgetError(f"There is no customer {customer!r}: nothing holds that id.")
             _note(connection, customer, further)
             # What was deleted leaves the file, and not only the tables.
             connection.execute("force checkpoint")
+    except FolderInUseError as error:
+        raise ForgetError(f"{error}; stop it, repeat the command, and start it again.") from None
     except duckdb.IOException as error:
         raise ForgetError(
             f"{path} cannot be opened, perhaps because another process has it open: {error}"

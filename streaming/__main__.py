@@ -12,7 +12,7 @@ import duckdb
 from botocore.exceptions import BotoCoreError
 from rich.console import Console
 
-from feature_repo.paths import repository_root
+from feature_repo.paths import stream_dir
 from feature_repo.store import StoreError
 from scoring.release import ReleaseError
 from streaming.errors import StreamError
@@ -77,9 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder",
         type=Path,
-        default=repository_root() / "data" / "stream",
+        default=stream_dir(),
         metavar="PATH",
-        help="what the stream remembers (default: data/stream)",
+        help="what the stream remembers (default: STREAM_DIR or data/stream)",
     )
     parser.add_argument(
         "--vars", default="{}", metavar="JSON", help="dbt variables, those of the nightly build"

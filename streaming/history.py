@@ -7,6 +7,7 @@ again from the warehouse and the raw feed, and is, at every start.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class History:
         self.file = file
         self.models = models
         self._attached = False
+        self._forgotten: frozenset[tuple[str, str]] = frozenset()
 
     # === Making it ==========================================================================================
 
@@ -125,10 +127,30 @@ class History:
             "size, modified_at "
             f"from {WAREHOUSE}.raw.files_read"
         )
+        self._forgotten = self._forgotten_in_warehouse()
         snapshot = run(f"select max(feature_timestamp) from {HISTORY}.customer_features").fetchone()[0]
         if snapshot is None:
             raise StreamError("The warehouse has no snapshot yet; run 'dbt build' first.")
         return snapshot
+
+    def _forgotten_in_warehouse(self) -> frozenset[tuple[str, str]]:
+        """Salt and hash of each forgotten customer (``scoring.forget``)."""
+        run = self.connection.execute
+        if not run(
+            "select 1 from duckdb_tables() where (database_name, schema_name, table_name) = "
+            f"('{WAREHOUSE}', 'raw', 'forgotten_customers')"
+        ).fetchall():
+            return frozenset()
+        return frozenset(
+            run(f"select distinct salt, customer_hash from {WAREHOUSE}.raw.forgotten_customers").fetchall()
+        )
+
+    def is_forgotten(self, customer: str | None) -> bool:
+        """Whether a customer was forgotten before the last night or change of the warehouse that was read."""
+        return customer is not None and any(
+            (salt, hashlib.sha256((salt + customer).encode()).hexdigest()) in self._forgotten
+            for salt in {salt for salt, _ in self._forgotten}
+        )
 
     def read_unread_files(self, directory: Path) -> Delivery:
         """Add the rows of the raw files that no night has read yet; returns what was not there already."""
@@ -155,6 +177,7 @@ class History:
                             str(error).splitlines()[0],
                         )
                         continue
+                    self._drop_forgotten(table)
                     deliveries.append(self._add_held(table, f"from {HISTORY}.{table.name}"))
         return _together(deliveries)
 
@@ -176,6 +199,14 @@ class History:
             f"create or replace temp table held as select {', '.join(columns)} from {reader}",
             {"files": files},
         )
+
+    def _drop_forgotten(self, table: RawTable) -> None:
+        """Take the rows of forgotten customers out of the table ``held``."""
+        if not table.of_customer or not self._forgotten:
+            return
+        customers = self.connection.execute(f"select distinct {CUSTOMER} from held").fetchall()
+        forgotten = [customer for (customer,) in customers if self.is_forgotten(customer)]
+        self.connection.execute(f"delete from held where list_contains(?, {CUSTOMER})", [forgotten])
 
     # === Adding to it =======================================================================================
 

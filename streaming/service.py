@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,18 +16,22 @@ import pandas as pd
 from feature_repo.build import TTL
 from feature_repo.paths import raw_data_dir, warehouse_path
 from feature_repo.store import StoreError
-from streaming.contract import Event, EventError, parse_event
+from streaming.contract import CUSTOMER, Event, EventError, parse_event
 from streaming.errors import StreamError
 from streaming.features import AT_ONCE, CustomerFeatures
 from streaming.feed import RawFeed
 from streaming.history import HISTORY, Delivery, History, WarehouseBusyError
 from streaming.ledger import Ledger
-from streaming.locks import is_being_written
+from streaming.locks import FolderInUseError, is_being_written, lock_folder
 from streaming.models import Models, compile_models
 from streaming.online import Online
 from streaming.sinks import Sink, SinkError
 from streaming.sources import Record, Source
 
+LEDGER_FILE = "ledger.sqlite"
+HISTORY_FILE = "history.duckdb"
+DEAD_LETTERS_FILE = "dead_letters.jsonl"
+"""Names in the folder of a stream."""
 EVENTS_AT_ONCE = 500
 THREADS = 1
 """Of DuckDB. A customer's rows are few, and two threads waiting for each other took half as long again as
@@ -60,18 +63,17 @@ class Stream:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._lock = (folder / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StreamError(f"Another stream is running in {folder}.") from None
+            self._lock = lock_folder(folder)
+        except FolderInUseError as error:
+            raise StreamError(f"{error}; two cannot share it.") from None
         self.sinks = sinks
-        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.ledger = Ledger(folder / LEDGER_FILE)
         self._models = models or compile_models(folder / "dbt", variables)
         self._connection = duckdb.connect()
         self._connection.execute("set preserve_insertion_order = false")
         self._connection.execute(f"set threads = {THREADS}")
-        self._history = History(self._connection, folder / "history.duckdb", self._models)
+        self._history = History(self._connection, folder / HISTORY_FILE, self._models)
         self._features = CustomerFeatures(self._connection, self._history, self._models)
         self._feed = RawFeed(raw_data_dir(), lambda: is_being_written(warehouse_path()))
         self._online = Online()
@@ -152,13 +154,20 @@ class Stream:
             except EventError as error:
                 log.error("%s: %s", record.place, error)
                 self._keep_dead_letter(record, str(error))
-        fresh = self._history.unknown(events)
+        fresh = self._history.unknown(self._of_the_remembered(events))
         if not fresh:
             return
         delivery = self._history.add(fresh)
         self._move_clock(delivery)
         self._feed.append(fresh, self.snapshot - timedelta(days=1))
         self._publish(delivery, fresh)
+
+    def _of_the_remembered(self, events: Sequence[Event]) -> list[Event]:
+        """Without the events of forgotten customers, which are kept nowhere, not in the raw feed either."""
+        kept = [event for event in events if not self._history.is_forgotten(event.values.get(CUSTOMER))]
+        if len(kept) < len(events):
+            log.warning("%d events of forgotten customers are left out", len(events) - len(kept))
+        return kept
 
     def _move_clock(self, delivery: Delivery) -> None:
         for moment in delivery.moments:
@@ -210,7 +219,7 @@ class Stream:
 
     def _keep_dead_letter(self, record: Record, error: str) -> None:
         letter = {"place": record.place, "error": error, "text": record.text.decode(errors="replace")}
-        with (self._folder / "dead_letters.jsonl").open("a", encoding="utf-8") as stream:
+        with (self._folder / DEAD_LETTERS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(letter) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
