@@ -15,6 +15,12 @@ from scoring.__main__ import main
 CUSTOMER, STRANGER = "customer-000", "customer-999"
 
 
+@pytest.fixture(autouse=True)
+def no_stream_ever_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream remembers is tested in test_stream.py."""
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
+
+
 def everything(path: Path) -> dict[str, list[tuple]]:
     """All rows of all tables but the log."""
     with duckdb.connect(str(path), read_only=True) as connection:
