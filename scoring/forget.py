@@ -1,7 +1,8 @@
 """`python -m scoring forget CUSTOMER_ID`: remove every trace of a customer, and see that none comes back.
 
 In this order: warehouse (one transaction, with the note that bars the customer from coming back), Parquet
-exports (each file replaced whole), online store, what the stream remembers. No stream may run meanwhile. A run that was killed in between is repeated and goes on.
+exports (each file replaced whole), online store, what the stream remembers. No stream may run meanwhile. A
+run that was killed in between is repeated and goes on.
 """
 
 from __future__ import annotations
