@@ -339,8 +339,10 @@ def _spans(
     axes.set(xscale="log", yscale="log")
     medians = [low for low, _ in spans]
     above = [high - low for low, high in spans]
+    # Each series a little to the right of the one before, so that the bars do not cover one another.
+    shift = 1.05 ** len(axes.containers)
     axes.errorbar(
-        places,
+        [place * shift for place in places],
         medians,
         yerr=[[0.0] * len(above), above],
         marker="o",

@@ -65,10 +65,18 @@ def open_store(configuration: Path | None = None) -> FeatureStore:
 
 
 def ensure_state_directory(configuration: Path | None = None) -> None:
-    """Create the directories of the registry and of the SQLite online store, with their parents."""
+    """Create the directories of the registry and of the SQLite online store, with their parents.
+
+    Raises ``StoreError`` when the configuration cannot be read.
+    """
+    file = configuration or configuration_file()
     with _quiet_configuration():
-        config = load_repo_config(feature_repo_dir(), configuration or configuration_file())
-        paths = [config.registry.path]
+        try:
+            config = load_repo_config(feature_repo_dir(), file)
+            paths = [config.registry.path]
+        except Exception as error:  # what Feast raises depends on what is wrong: OSError, TypeError, its own
+            reason = " ".join(str(error).split())
+            raise StoreError(f"The Feast configuration {file} cannot be read: {reason}.") from error
     if config.online_store.type == "sqlite":
         paths.append(config.online_store.path)
     for path in paths:
