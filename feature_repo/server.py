@@ -260,6 +260,8 @@ def _worker_app(token_digest: bytes | None, unknown_as_null: bool) -> ASGIApp:
 
 
 def _listen(host: str, port: int, guarded: bool) -> socket.socket:
+    if not 0 <= port <= 65_535:  # getaddrinfo takes such a number modulo 65,536
+        raise StoreError(f"There is no port {port}; ports are numbers up to 65535.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:

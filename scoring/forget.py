@@ -1,8 +1,8 @@
 """`python -m scoring forget CUSTOMER_ID`: remove every trace of a customer, and see that none comes back.
 
 In this order: warehouse (one transaction, with the note that bars the customer from coming back), Parquet
-exports for Feast (each file replaced whole), the training export (replaced whole), what the stream
-remembers, online store. A run that was killed in between is repeated and goes on.
+exports for Feast (each file replaced whole), the training export (replaced whole), online store, what the
+stream remembers. No stream may run meanwhile. A run that was killed in between is repeated and goes on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import redis
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import PARTIAL, feature_export_dir, stream_dir, training_export_dir, warehouse_path
 from feature_repo.store import StoreError, forget_online, open_store
-from streaming.history import HISTORY_FILE
-from streaming.ledger import LEDGER_FILE, Ledger
+from streaming.forget import forget_in_stream, no_stream
+from streaming.locks import FolderInUseError
 from training.errors import TrainingError
 from training.export_files import remove_customer
 
@@ -47,7 +47,8 @@ def forget(customer: str) -> dict[str, int]:
     catalog = load_catalog()
     key = catalog.entity_key
     try:
-        with duckdb.connect(str(path)) as connection:
+        # A stream has the customer in memory, and would serve what it has.
+        with no_stream(stream_dir()), duckdb.connect(str(path)) as connection:
             removed, known = _from_warehouse(connection, customer, key)
             further = {
                 f"export {folder.name}": _from_exports(connection, folder, customer, key)
@@ -55,15 +56,17 @@ def forget(customer: str) -> dict[str, int]:
                 if folder.is_dir()
             }
             further["training export"] = remove_customer(training_export_dir(), catalog, customer)
-            further["stream"] = _from_stream(stream_dir(), customer)
             store = open_store()
             further[f"online store ({store.config.online_store.type})"] = forget_online(store, customer)
+            further |= forget_in_stream(stream_dir(), customer)
             further = {place: count for place, count in further.items() if count}
             if not (known or removed or further):
                 raise ForgetError(f"There is no customer {customer!r}: nothing holds that id.")
             _note(connection, customer, further)
             # What was deleted leaves the file, and not only the tables.
             connection.execute("force checkpoint")
+    except FolderInUseError as error:
+        raise ForgetError(f"{error}; stop it, repeat the command, and start it again.") from None
     except duckdb.IOException as error:
         raise ForgetError(
             f"{path} cannot be opened, perhaps because another process has it open: {error}"
@@ -127,18 +130,6 @@ def _from_exports(connection: duckdb.DuckDBPyConnection, folder: Path, customer:
             partial.replace(file)
         removed += held
     return removed
-
-
-def _from_stream(folder: Path, customer: str) -> int:
-    """Delete the customer from the stream's ledger, and its copy of the raw rows, which it makes again."""
-    (folder / HISTORY_FILE).unlink(missing_ok=True)
-    if not (folder / LEDGER_FILE).exists():
-        return 0
-    ledger = Ledger(folder / LEDGER_FILE)
-    try:
-        return ledger.forget(customer)
-    finally:
-        ledger.close()
 
 
 def _note(connection: duckdb.DuckDBPyConnection, customer: str, removed: dict[str, int]) -> None:

@@ -5,5 +5,5 @@ nights").
 where the next night finds them; ``history`` knows what was delivered so far; ``models`` are the nightly
 build's own statements, which ``features`` runs for a few customers; ``online`` pushes the rows to Feast;
 ``alerts`` are what ``sinks`` send; ``ledger`` remembers positions, publications and alerts; ``service``
-puts them together.
+puts them together; ``forget`` removes a customer from all that.
 """

@@ -50,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m streaming", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m streaming",
+        description="Keep features, scores and alerts fresh between nights (docs/online.md).",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--file", metavar="PATH", help="JSON lines; - reads stdin, whose position cannot be remembered"
@@ -62,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         "--kinesis", metavar="STREAM", help="a Kinesis stream; boto3 finds region and credentials"
     )
     parser.add_argument("--follow", action="store_true", help="with --file: wait for what is appended")
-    parser.add_argument("--redis-url", default="redis://localhost:6379", metavar="URL")
+    parser.add_argument(
+        "--redis-url",
+        default="redis://localhost:6379",
+        metavar="URL",
+        help="with --redis: the server (default: %(default)s)",
+    )
     parser.add_argument(
         "--alerts",
         action="append",
@@ -79,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=stream_dir(),
         metavar="PATH",
-        help="what the stream remembers (default: STREAM_DIR, or else data/stream)",
+        help="what the stream remembers (default: STREAM_DIR or data/stream)",
     )
     parser.add_argument(
         "--vars", default="{}", metavar="JSON", help="dbt variables, those of the nightly build"

@@ -37,6 +37,7 @@ class CustomerFeatures:
         self.connection = connection
         self.history = history
         self.models = models
+        self._statements: tuple[duckdb.Statement, ...] = ()
 
     def prepare(self) -> None:
         """Make the views and read reference tables and champion anew; after each rebuild of the history."""
@@ -53,6 +54,13 @@ class CustomerFeatures:
         self._take_snapshot_of(date(2000, 1, 1))
         for model in self.models.models:
             run(model.statement(self._select(model)))
+        # Parsing is a seventh of what an event costs, so it is done once.
+        self._statements = tuple(
+            statement
+            for model in self.models.models
+            if not model.is_static and (not model.is_view or model.name == RATINGS)
+            for statement in self.connection.extract_statements(model.statement(self._select(model)))
+        )
         # The first prediction of a process compiles the models; better before the first event than after it.
         run(
             "select predict_customer_health(rows), explain_churn_risk_30d(rows) "
@@ -61,15 +69,17 @@ class CustomerFeatures:
             "where is_champion)"
         ).fetchall()
 
-    def compute(self, customers: Sequence[str], snapshot: date) -> Iterator[tuple[pd.DataFrame, set[str]]]:
+    def compute(
+        self, customers: Sequence[str], snapshot: date, moves_ratings: bool
+    ) -> Iterator[tuple[pd.DataFrame, set[str]]]:
         """The snapshot of the customers as far as they are in scope of it, some at a time.
 
         Yields a frame with the columns of the features and, as far as a champion scores the snapshot, of
         its predictions (nulls otherwise), one row a customer; and the tutors with other ratings than the
-        history had.
+        history had, which is looked for when ``moves_ratings`` says that there may be some.
         """
         for start in range(0, len(customers), AT_ONCE):
-            yield self._compute(list(customers[start : start + AT_ONCE]), snapshot)
+            yield self._compute(list(customers[start : start + AT_ONCE]), snapshot, moves_ratings)
 
     def rejections(self, events: Sequence[Event]) -> list[Rejection]:
         """Which of the events of customers computed last break the contract."""
@@ -96,14 +106,15 @@ class CustomerFeatures:
 
     # === The small warehouse ================================================================================
 
-    def _compute(self, customers: list[str], snapshot: date) -> tuple[pd.DataFrame, set[str]]:
+    def _compute(
+        self, customers: list[str], snapshot: date, moves_ratings: bool
+    ) -> tuple[pd.DataFrame, set[str]]:
         run = self.connection.execute
         self._take_rows_of(customers)
         self._take_snapshot_of(snapshot)
-        for model in self.models.models:
-            if not model.is_static and (not model.is_view or model.name == RATINGS):
-                run(model.statement(self._select(model)))
-        tutors = self._keep_ratings()
+        for statement in self._statements:
+            run(statement)
+        tutors = self._keep_ratings() if moves_ratings else set()
         self._keep_primary_tutors(customers, snapshot)
         keys = f"{CUSTOMER}, {load_catalog().timestamp}"
         frame = run(
@@ -188,10 +199,8 @@ class CustomerFeatures:
             "and primary_tutor_id is not null"
         )
 
-    def with_primary_tutor(self, tutors: set[str]) -> list[str]:
+    def with_primary_tutor(self, tutors: Iterable[str]) -> list[str]:
         """The customers whose primary tutor is one of these."""
-        if not tutors:
-            return []
         rows = self.connection.execute(
             f"select {CUSTOMER} from {HISTORY}.primary_tutors where primary_tutor_id in ({_listed(tutors)})"
         ).fetchall()

@@ -7,6 +7,7 @@ again from the warehouse and the raw feed, and is, at every start.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Delivery:
     """Those whose rows it brought, and those whose rows it took over."""
     moves_ratings: bool
     """Whether ratings may have changed, or whose they are."""
+    rated_tutors: tuple[str, ...] = ()
+    """Those of its sessions that have a rating, or had one."""
 
 
 NOTHING = Delivery(0, (), (), False)
@@ -56,6 +59,7 @@ class History:
         self.file = file
         self.models = models
         self._attached = False
+        self._forgotten: frozenset[tuple[str, str]] = frozenset()
 
     # === Making it ==========================================================================================
 
@@ -125,10 +129,30 @@ class History:
             "size, modified_at "
             f"from {WAREHOUSE}.raw.files_read"
         )
+        self._forgotten = self._forgotten_in_warehouse()
         snapshot = run(f"select max(feature_timestamp) from {HISTORY}.customer_features").fetchone()[0]
         if snapshot is None:
             raise StreamError("The warehouse has no snapshot yet; run 'dbt build' first.")
         return snapshot
+
+    def _forgotten_in_warehouse(self) -> frozenset[tuple[str, str]]:
+        """Salt and hash of each forgotten customer (``scoring.forget``)."""
+        run = self.connection.execute
+        if not run(
+            "select 1 from duckdb_tables() where (database_name, schema_name, table_name) = "
+            f"('{WAREHOUSE}', 'raw', 'forgotten_customers')"
+        ).fetchall():
+            return frozenset()
+        return frozenset(
+            run(f"select distinct salt, customer_hash from {WAREHOUSE}.raw.forgotten_customers").fetchall()
+        )
+
+    def is_forgotten(self, customer: str | None) -> bool:
+        """Whether a customer was forgotten before the last night or change of the warehouse that was read."""
+        return customer is not None and any(
+            (salt, hashlib.sha256((salt + customer).encode()).hexdigest()) in self._forgotten
+            for salt in {salt for salt, _ in self._forgotten}
+        )
 
     def read_unread_files(self, directory: Path) -> Delivery:
         """Add the rows of the raw files that no night has read yet; returns what was not there already."""
@@ -155,6 +179,7 @@ class History:
                             str(error).splitlines()[0],
                         )
                         continue
+                    self._drop_forgotten(table)
                     deliveries.append(self._add_held(table, f"from {HISTORY}.{table.name}"))
         return _together(deliveries)
 
@@ -176,6 +201,14 @@ class History:
             f"create or replace temp table held as select {', '.join(columns)} from {reader}",
             {"files": files},
         )
+
+    def _drop_forgotten(self, table: RawTable) -> None:
+        """Take the rows of forgotten customers out of the table ``held``."""
+        if not table.of_customer or not self._forgotten:
+            return
+        customers = self.connection.execute(f"select distinct {CUSTOMER} from held").fetchall()
+        forgotten = [customer for (customer,) in customers if self.is_forgotten(customer)]
+        self.connection.execute(f"delete from held where list_contains(?, {CUSTOMER})", [forgotten])
 
     # === Adding to it =======================================================================================
 
@@ -240,6 +273,7 @@ class History:
                 ).fetchall()
             }
         run(f"insert into {HISTORY}.{table.name} from fresh")
+        rated: list[tuple[str]] = []
         if table in _customers_tables():
             run(
                 f"create or replace temp table versions as from ({known}) "
@@ -250,11 +284,16 @@ class History:
                 f"and row_key in (select {table.key[0]} from fresh)"
             )
             self._note_moved_keys(table, "versions")
+            if table.name == "raw_sessions":
+                rated = run(
+                    "select distinct tutor_id from versions where rating is not null and tutor_id is not null"
+                ).fetchall()
         return Delivery(
             rows=rows,
             moments=self._moments(table),
             customers=tuple(sorted(customers - {None})),
             moves_ratings=table.name in ("raw_sessions", "raw_customers"),
+            rated_tutors=tuple(sorted(tutor for (tutor,) in rated)),
         )
 
     def _moments(self, table: RawTable) -> tuple[datetime, ...]:
@@ -298,4 +337,5 @@ def _together(deliveries: Iterable[Delivery]) -> Delivery:
         moments=tuple(sorted({moment for delivery in deliveries for moment in delivery.moments})),
         customers=tuple(sorted({customer for delivery in deliveries for customer in delivery.customers})),
         moves_ratings=any(delivery.moves_ratings for delivery in deliveries),
+        rated_tutors=tuple(sorted({tutor for delivery in deliveries for tutor in delivery.rated_tutors})),
     )

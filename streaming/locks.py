@@ -1,4 +1,4 @@
-"""Whether a build is running: who has a DuckDB file open to write has it locked."""
+"""Who is at work: one stream at most has its folder; who has a DuckDB file open to write has it locked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ import os
 import struct
 import sys
 from pathlib import Path
+from typing import IO
 
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on 64 bits: type, whence, start, length, process."""
+
+
+class FolderInUseError(Exception):
+    """Another process has the stream's folder."""
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Keep others out of a stream's folder until the file that this returns is closed, or the process ends.
+
+    Raises ``FolderInUseError`` when another process does so.
+    """
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise FolderInUseError(f"A stream is running in {folder}") from None
+    return lock
 
 
 def is_being_written(database: Path) -> bool:

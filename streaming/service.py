@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,18 +16,20 @@ import pandas as pd
 from feature_repo.build import TTL
 from feature_repo.paths import raw_data_dir, warehouse_path
 from feature_repo.store import StoreError
-from streaming.contract import Event, EventError, parse_event
+from streaming.contract import CUSTOMER, Event, EventError, parse_event
 from streaming.errors import StreamError
 from streaming.features import AT_ONCE, CustomerFeatures
 from streaming.feed import RawFeed
 from streaming.history import HISTORY, HISTORY_FILE, Delivery, History, WarehouseBusyError
 from streaming.ledger import LEDGER_FILE, Ledger
-from streaming.locks import is_being_written
+from streaming.locks import FolderInUseError, is_being_written, lock_folder
 from streaming.models import Models, compile_models
 from streaming.online import Online
 from streaming.sinks import Sink, SinkError
 from streaming.sources import Record, Source
 
+DEAD_LETTERS_FILE = "dead_letters.jsonl"
+"""Names in the folder of a stream."""
 EVENTS_AT_ONCE = 500
 THREADS = 1
 """Of DuckDB. A customer's rows are few, and two threads waiting for each other took half as long again as
@@ -60,11 +61,10 @@ class Stream:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._lock = (folder / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StreamError(f"Another stream is running in {folder}.") from None
+            self._lock = lock_folder(folder)
+        except FolderInUseError as error:
+            raise StreamError(f"{error}; two cannot share it.") from None
         self.sinks = sinks
         self.ledger = Ledger(folder / LEDGER_FILE)
         self._models = models or compile_models(folder / "dbt", variables)
@@ -124,7 +124,7 @@ class Stream:
         self._observe_night(night)
         delivery = self._history.read_unread_files(self._feed.directory)
         self._move_clock(delivery)
-        self._publish(delivery.customers, moves_ratings=delivery.moves_ratings)
+        self._publish(delivery)
 
     def _observe_night(self, night: datetime) -> None:
         """What changes overnight is told too: who falls silent sends no event that would tell."""
@@ -152,13 +152,20 @@ class Stream:
             except EventError as error:
                 log.error("%s: %s", record.place, error)
                 self._keep_dead_letter(record, str(error))
-        fresh = self._history.unknown(events)
+        fresh = self._history.unknown(self._of_the_remembered(events))
         if not fresh:
             return
         delivery = self._history.add(fresh)
         self._move_clock(delivery)
         self._feed.append(fresh, self.snapshot - timedelta(days=1))
-        self._publish(delivery.customers, fresh, delivery.moves_ratings)
+        self._publish(delivery, fresh)
+
+    def _of_the_remembered(self, events: Sequence[Event]) -> list[Event]:
+        """Without the events of forgotten customers, which are kept nowhere, not in the raw feed either."""
+        kept = [event for event in events if not self._history.is_forgotten(event.values.get(CUSTOMER))]
+        if len(kept) < len(events):
+            log.warning("%d events of forgotten customers are left out", len(events) - len(kept))
+        return kept
 
     def _move_clock(self, delivery: Delivery) -> None:
         for moment in delivery.moments:
@@ -171,22 +178,22 @@ class Stream:
                 return
             self._clock = max(self._clock, moment)
 
-    def _publish(
-        self, customers: Sequence[str], events: Sequence[Event] = (), moves_ratings: bool = False
-    ) -> None:
-        """Compute, publish, compare with the thresholds; then for others whose tutor's rating changed."""
+    def _publish(self, delivery: Delivery, events: Sequence[Event] = ()) -> None:
+        """Compute, publish, compare with the thresholds; also for others whose tutor's rating changed."""
+        # Who will be affected by a rating is known before it is computed, as a rule: one computation of all
+        # takes little more than that of one customer.
+        affected = {*delivery.customers, *self._features.with_primary_tutor(delivery.rated_tutors)}
+        customers = sorted(affected) if len(affected) <= AT_ONCE else delivery.customers
         tutors: set[str] = set()
-        for rows, changed in self._features.compute(customers, self.snapshot):
+        for rows, changed in self._features.compute(customers, self.snapshot, delivery.moves_ratings):
             self._publish_rows(rows)
             self._report_rejections(events)
             tutors |= changed
-        if not moves_ratings:
-            return
-        others = set(self._features.with_primary_tutor(tutors))
+        others = set(self._features.with_primary_tutor(tutors)) if tutors else set()
         # Of more than that, a part may have been computed before the ratings of a later part were in.
         if len(customers) <= AT_ONCE:
             others -= set(customers)
-        for rows, _ in self._features.compute(sorted(others), self.snapshot):
+        for rows, _ in self._features.compute(sorted(others), self.snapshot, moves_ratings=False):
             self._publish_rows(rows)
 
     def _publish_rows(self, rows: pd.DataFrame) -> None:
@@ -210,7 +217,7 @@ class Stream:
 
     def _keep_dead_letter(self, record: Record, error: str) -> None:
         letter = {"place": record.place, "error": error, "text": record.text.decode(errors="replace")}
-        with (self._folder / "dead_letters.jsonl").open("a", encoding="utf-8") as stream:
+        with (self._folder / DEAD_LETTERS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(letter) + "\n")
             stream.flush()
             os.fsync(stream.fileno())

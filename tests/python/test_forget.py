@@ -21,6 +21,12 @@ from training.records import SPLITS, Provenance, record_schema
 CUSTOMER, OTHER, STRANGER = "customer-000", "customer-001", "customer-999"
 
 
+@pytest.fixture(autouse=True)
+def no_stream_ever_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream remembers is tested in test_stream.py."""
+    monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
+
+
 def everything(path: Path) -> dict[str, list[tuple]]:
     """All rows of all tables but the log."""
     with duckdb.connect(str(path), read_only=True) as connection:
@@ -70,7 +76,8 @@ def test_no_trace_stays_and_nobody_else_changes(
     ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
     ledger.reserve([CUSTOMER, OTHER], LAST_RUN.date(), LAST_RUN)
     ledger.close()
-    (tmp_path / "stream" / HISTORY_FILE).write_text(CUSTOMER)
+    with duckdb.connect(str(tmp_path / "stream" / HISTORY_FILE)) as history:
+        history.execute("create table raw_calls as select ? as customer_id", [CUSTOMER])
     write_training_export(tmp_path / "training", [OTHER, CUSTOMER, "customer-002"])
     store = open_store()
     apply(store)
@@ -108,7 +115,8 @@ def test_no_trace_stays_and_nobody_else_changes(
         "features.customer_features",
         "online store (sqlite)",
         "training export",
-        "stream",
+        "stream ledger",
+        "stream history",
     }
     ledger = Ledger(tmp_path / "stream" / LEDGER_FILE)
     assert ledger.published(LAST_RUN.date()) == [OTHER]
