@@ -48,8 +48,8 @@ from feature_repo.store import StoreError, open_store
 LOOKUP_THREADS = 4
 """Look-ups at a time in one process: they wait for the online store side by side."""
 SECONDS_ALLOWED = 5.0
-"""After so long without an answer of the online store, a request is told that there is none: a Redis client
-tries again for many seconds, and one without `socket_timeout` waits for ever."""
+"""After so long without an answer of the online store, a request is told that there is none, however long
+the store's client would wait."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep a connection, so that they, not the server, close it."""
 WORKER_START_SECONDS = 120
