@@ -54,7 +54,7 @@ def historical_table(
     schema = service_schema(service, catalog)
     names = schema.names
     _check_entity_rows(entity_rows, catalog, names)
-    check_sources(store)
+    check_sources(store, service)
     if entity_rows.empty:
         return schema.empty_table()
 

@@ -121,9 +121,14 @@ def registered_views(store: FeatureStore) -> list[FeatureView]:
     return [views[relation] for relation in relations]
 
 
-def check_sources(store: FeatureStore) -> None:
-    """Raise ``StoreError`` unless the registered views read the exports in ``feature_export_dir()``."""
-    for view in registered_views(store):
+def check_sources(store: FeatureStore, service: str | None = None) -> None:
+    """Raise ``StoreError`` unless the registered views (of a service, where one is given) read the exports in
+    ``feature_export_dir()``."""
+    views = registered_views(store)
+    if service is not None:
+        needed = {each.name for each in store.get_feature_service(service).feature_view_projections}
+        views = [view for view in views if view.name in needed]
+    for view in views:
         expected = feature_export_dir() / view.name
         if Path(view.batch_source.path) != expected:
             raise StoreError(

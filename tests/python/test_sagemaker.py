@@ -366,7 +366,7 @@ def leave_nothing(base: Path) -> None:
         (
             lambda base: change_records(base, nulls_in("label_churn_risk_30d")),
             [],
-            "churn_risk_30d has 0 mature snapshots to fit on",
+            "churn_risk_30d has nothing to learn from: label_churn_risk_30d is null at every snapshot",
         ),
     ],
 )
