@@ -3,8 +3,8 @@
 One file, because Numba keeps compiled functions on disk and makes them anew only when the file of the
 function itself changes, not when one does from which it calls something.
 
-All of it works on blocks of 1,024 rows. What is known of a block is held in *masks*: 1,024 bits, one a row,
-in 64-bit words. A mask is two registers of AVX-512, four of AVX2, eight of NEON; the first functions below
+All of it works on blocks of 512 rows. What is known of a block is held in *masks*: 512 bits, one a row,
+in 64-bit words. A mask is one register of AVX-512, two of AVX2, four of NEON; the first functions below
 say so to LLVM, which picks the instructions of the machine. scoring/kernel.py says what the masks mean.
 
 Compiled functions release the GIL, and read Arrow columns where they lie, by address.
@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from scoring.trees import ZERO_THRESHOLD
 
 # A power of two: LLVM pads other vectors, and they would no longer lie as in an array.
-WORDS = 16
+WORDS = 8
 BLOCK = 64 * WORDS
 # Bits of the widest number that masks are transposed to, one byte eight of them.
 BYTES = 8

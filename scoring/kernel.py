@@ -1,7 +1,7 @@
 """The fast path: many boosters at once over Arrow columns, with the bits of Booster.predict.
 
 A tree is usually walked row by row: a chain of dependent loads and unpredictable jumps, some 25 ns a row and
-tree. Here 1,024 rows go through a tree at once, as bits: a *mask* is 1,024 bits, one a row. The idea is that
+tree. Here 512 rows go through a tree at once, as bits: a *mask* is 512 bits, one a row. The idea is that
 of QuickScorer (Lucchese et al., SIGIR 2015) and its vectorized successors (V-QuickScorer, SIGIR 2016;
 RapidScorer, KDD 2018): do each test of a feature once for all trees that ask it, and find a tree's leaf by
 operations on bits, without walking it. Three steps for each block of rows (scoring/compiled.py):
