@@ -278,7 +278,7 @@ def outcome(results: Mapping[str, Measured]) -> str:
     requests, errors = (sum(run[what] for run in ours) for what in ("requests", "errors"))
     sentences.append(f"Of {requests:,} requests to our server {errors or 'none'} went wrong.")
     sentences.append(f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
-    return "\n\n".join([*tables, " ".join(sentences)])
+    return "\n\n".join([*tables, " ".join(sentences), "![Latency](online.svg)"])
 
 
 def _customers(number: int) -> str:
