@@ -84,7 +84,7 @@ class SqliteRows(OnlineRows):
                 keys = entity_keys(view.join_keys[0], batch.column(view.join_keys[0]).to_pylist())
                 times = _by_distinct(
                     batch.column(view.batch_source.timestamp_field),
-                    lambda time: adapt_datetime_epoch(_utc(time).replace(tzinfo=None)),
+                    lambda time: adapt_datetime_epoch(in_utc(time).replace(tzinfo=None)),
                 )
                 columns: list[Iterable] = [keys, times]
                 for field in features:
@@ -98,7 +98,7 @@ class SqliteRows(OnlineRows):
     def delete_expired(self, views: Sequence[FeatureView], before: datetime) -> set[bytes]:
         """See ``OnlineRows.delete_expired``."""
         deleted: set[bytes] = set()
-        bound = adapt_datetime_epoch(_utc(before).replace(tzinfo=None))
+        bound = adapt_datetime_epoch(in_utc(before).replace(tzinfo=None))
         with self._connection() as connection:
             for view in views:
                 with _transaction(connection):
@@ -283,13 +283,14 @@ def _bulk(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def _utc(time: datetime) -> datetime:
+def in_utc(time: datetime) -> datetime:
+    """The time in UTC; one without a time zone is in UTC already."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _timestamp(time: datetime) -> Timestamp:
     timestamp = Timestamp()
-    timestamp.FromDatetime(_utc(time))
+    timestamp.FromDatetime(in_utc(time))
     return timestamp
 
 

@@ -26,7 +26,7 @@ from feature_repo.build import (
     served_relations,
 )
 from feature_repo.catalog import load_catalog
-from feature_repo.online import OnlineRows, online_rows
+from feature_repo.online import OnlineRows, in_utc, online_rows
 from feature_repo.paths import feature_export_dir, feature_repo_dir
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def progress_mark(view: FeatureView) -> datetime | None:
     mark = view.most_recent_end_time
     if mark is None:
         return None
-    mark = mark.replace(tzinfo=UTC) if mark.tzinfo is None else mark.astimezone(UTC)
+    mark = in_utc(mark)
     return None if mark == NEVER_MATERIALIZED else mark
 
 
@@ -184,8 +184,7 @@ def materialize(
     than ``as_of``.
     """
     check_sources(store)
-    as_of = as_of or newest_snapshot()
-    as_of = as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of.astimezone(UTC)
+    as_of = in_utc(as_of or newest_snapshot())
     views = registered_views(store)
     marks = [mark for mark in map(progress_mark, views) if mark is not None]
     if marks and max(marks) > as_of:

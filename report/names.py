@@ -7,6 +7,7 @@ from typing import Any
 
 from report import reference
 from report.document import number
+from training.metrics import PROBABILITY_FIGURES
 from training.models import EVERYONE, NOT_YET_LAPSED
 
 NO_MODEL = (
@@ -43,16 +44,7 @@ FIGURE_TITLES = {
     "mean_prediction": "predicted",
 }
 SHOWN_FIGURES = {
-    "probability": (
-        "auc",
-        "average_precision",
-        "log_loss",
-        "brier",
-        "calibration_error",
-        "accuracy",
-        "mean_label",
-        "mean_prediction",
-    ),
+    "probability": PROBABILITY_FIGURES,
     "amount": ("mae", "rmse", "mean_label", "mean_prediction"),
 }
 

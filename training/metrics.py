@@ -21,7 +21,7 @@ def probability_figures(labels: np.ndarray, probabilities: np.ndarray) -> Figure
     """
     rows = len(labels)
     if not rows:
-        return {"rows": 0, **dict.fromkeys(_PROBABILITY_FIGURES)}
+        return {"rows": 0, **dict.fromkeys(PROBABILITY_FIGURES)}
     clipped = np.clip(probabilities, _EDGE, 1.0 - _EDGE)
     two_classes = 0 < labels.sum() < rows
     return {
@@ -39,7 +39,7 @@ def probability_figures(labels: np.ndarray, probabilities: np.ndarray) -> Figure
     }
 
 
-_PROBABILITY_FIGURES = (
+PROBABILITY_FIGURES = (
     "auc",
     "average_precision",
     "log_loss",
