@@ -36,6 +36,7 @@ from benchmarks import features_windows
 from benchmarks.features_builds import Node, nodes_run, query_seconds
 from benchmarks.features_report import plot, tables
 from benchmarks.measure import Measurement, connect, measure_apart, write_section
+from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
 
 log = logging.getLogger(__name__)
@@ -229,11 +230,7 @@ class Bench:
 
     def _keep(self, part: str, key: int | str, outcome: dict[str, Any]) -> None:
         self.results.setdefault(part, {})[str(key)] = outcome
-        path = self.options.results
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.results, indent=1) + "\n")
-        partial.replace(path)
+        write_whole(self.options.results, json.dumps(self.results, indent=1) + "\n")
 
     def _raw(self, customers: int, days: int) -> Path:
         """Raw files of so many customers and days, simulated once."""

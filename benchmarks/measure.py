@@ -16,6 +16,8 @@ from statistics import median
 
 import duckdb
 
+from feature_repo.files import write_whole
+
 THREADS = 2
 # A quick run is repeated up to so often, as long as all its runs together stay below so many seconds.
 _REPEATS = 5
@@ -118,6 +120,4 @@ def write_section(document: Path, name: str, text: str) -> None:
     _, closing, after = rest.partition(f"<!-- end {name} -->")
     if not opening or not closing:
         raise ValueError(f"{document} has no section <!-- {name} -->.")
-    partial = document.with_suffix(".md.partial")
-    partial.write_text(f"{before}{opening}{text}\n{closing}{after}")
-    partial.replace(document)
+    write_whole(document, f"{before}{opening}{text}\n{closing}{after}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from feature_repo.catalog import load_catalog
+from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
 
 PUBLIC_FOLDERS = {
@@ -75,9 +76,7 @@ def dictionary_file() -> Path:
 
 def main() -> int:
     """Rewrite the page; exit code 0."""
-    partial = dictionary_file().with_suffix(".md.partial")
-    partial.write_text(page())
-    partial.replace(dictionary_file())
+    write_whole(dictionary_file(), page())
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 import scoring
+from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
 
 _QUERY_WITH_OUTPUT = re.compile(r"```sql\n(?P<query>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)
@@ -63,9 +64,7 @@ def main() -> int:
     readme = Path(repository_root() / "README.md")
     with scoring.connect() as connection:
         text = with_output(readme.read_text(), connection)
-    partial = readme.with_suffix(".md.partial")
-    partial.write_text(text)
-    partial.replace(readme)
+    write_whole(readme, text)
     return 0
 
 

@@ -23,9 +23,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ import numpy as np
 from sqlglot import exp
 
 from feature_repo.catalog import CatalogError, load_catalog
+from feature_repo.files import write_whole
 from feature_repo.paths import models_dir
 from scoring.functions import HOW_TO_TRAIN, release_row
 from scoring.release import (
@@ -540,25 +539,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is None:
             sys.stdout.write(text)
         else:
-            _write(options.out, text)
+            write_whole(options.out, text)
     except (CatalogError, OSError, ReleaseError, ValueError) as error:
         print(f"No SQL was written: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)  # mkstemp makes it private; other users may run dbt
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

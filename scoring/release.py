@@ -13,7 +13,6 @@ finds a whole release or none; the champion pointer is replaced in the same way.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from feature_repo.files import sync_folder, write_whole
 from scoring.kernel import Kernel
 from scoring.reasons import Explainer
 from scoring.trees import Trees, UnsupportedModelError, read_trees
@@ -269,13 +269,13 @@ def write_release(
     draft = Path(tempfile.mkdtemp(prefix=f".{release.model_version}-", dir=target.parent))
     try:
         for name, text in {**files, **extra_files}.items():
-            _write_durably(draft / name, text)
+            write_whole(draft / name, text)
         draft.chmod(0o755)  # mkdtemp makes it private; other users may score
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync_directory(target.parent)
+    sync_folder(target.parent)
     return target
 
 
@@ -385,16 +385,7 @@ def set_champion(models_dir: Path, model_version: str) -> None:
     """Point scoring to a release, which must be readable in full. A reader sees the old or the new one."""
     read_release(models_dir, model_version)
     path = Path(models_dir) / _CHAMPION_FILE
-    handle, draft = tempfile.mkstemp(prefix=".champion-", dir=path.parent)
-    os.close(handle)
-    try:
-        _write_durably(Path(draft), json.dumps({"model_version": model_version}) + "\n")
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+    write_whole(path, json.dumps({"model_version": model_version}) + "\n")
 
 
 def list_releases(models_dir: Path) -> tuple[str, ...]:
@@ -462,20 +453,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 def checksum(text: str) -> str:
     """The SHA-256 of a file of a release, in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    # Bytes, so that no platform translates the line ends of a model file.
-    with path.open("wb") as file:
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    # A rename is only durable once its directory is on disk.
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

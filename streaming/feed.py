@@ -11,7 +11,6 @@ statement, and fails when it is another one the second time. Each batch then has
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -20,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.files import sync, whole_file
 from streaming.contract import Event, RawTable, load_contract
 
 ROWS_A_FILE = 10_000
@@ -51,12 +51,12 @@ class RawFeed:
             grown = pa.concat_tables([held, rows]).combine_chunks()
             # A build lists the files some time after it has locked the warehouse: so it is asked at the
             # last moment.
-            is_written = write_durably(self._path(table, day, number), grown, unless=self._is_being_read)
+            is_written = write_table(self._path(table, day, number), grown, unless=self._is_being_read)
         else:
             is_written = False
         if not is_written:
             number, grown = number + 1, rows
-            write_durably(self._path(table, day, number), grown)
+            write_table(self._path(table, day, number), grown)
         # Yesterday's files grow again only when something of yesterday is late; they are read back then.
         self._growing = {key: value for key, value in self._growing.items() if key[1] == day}
         self._growing[table.name, day] = (number, grown)
@@ -78,24 +78,21 @@ class RawFeed:
         return self.directory / table.name / f"stream-{day}-{number:04}.parquet"
 
 
-def write_durably(path: Path, table: pa.Table, unless: Callable[[], bool] = lambda: False) -> bool:
+class _Refused(Exception):  # noqa: N818 - nothing went wrong
+    """The file must not be replaced now."""
+
+
+def write_table(path: Path, table: pa.Table, unless: Callable[[], bool] = lambda: False) -> bool:
     """Write a Parquet file so that it is there in full or not at all, and still there after a power cut.
 
     Returns False, with all as it was, when `unless` holds at the last moment.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("wb") as stream:
-        pq.write_table(table, stream, compression="zstd")
-        stream.flush()
-        os.fsync(stream.fileno())
-    if unless():
-        beside.unlink()
-        return False
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with whole_file(path) as file:
+            pq.write_table(table, file, compression="zstd")
+            sync(file)  # now, so that nothing takes time after the question
+            if unless():
+                raise _Refused
+    except _Refused:
+        return False
     return True

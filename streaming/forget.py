@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
+from feature_repo.files import write_whole
 from streaming.contract import CUSTOMER
 from streaming.history import HISTORY_FILE
 from streaming.ledger import LEDGER_FILE, Ledger
@@ -77,10 +77,5 @@ def _from_dead_letters(file: Path, customer: str) -> int:
     letters = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [letter for letter in letters if customer not in json.loads(letter)["text"]]
     if len(kept) < len(letters):
-        beside = file.with_name(f".{file.name}.writing")
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.writelines(kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
+        write_whole(file, "".join(kept))
     return len(letters) - len(kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ import duckdb
 import pandas as pd
 
 from feature_repo.build import TTL
+from feature_repo.files import sync
 from feature_repo.paths import raw_data_dir, warehouse_path
 from feature_repo.store import StoreError
 from streaming.contract import CUSTOMER, Event, EventError, parse_event
@@ -219,8 +219,7 @@ class Stream:
         letter = {"place": record.place, "error": error, "text": record.text.decode(errors="replace")}
         with (self._folder / DEAD_LETTERS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(letter) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream)
 
     # === Alerts =============================================================================================
 

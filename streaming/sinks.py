@@ -4,12 +4,13 @@ not at all.
 
 from __future__ import annotations
 
-import os
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
+
+from feature_repo.files import sync
 
 
 class SinkError(Exception):
@@ -42,8 +43,7 @@ class JsonLines:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             with Path(self._path).open("a", encoding="utf-8") as stream:
                 stream.write(f"{message}\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+                sync(stream)
         except OSError as error:
             raise SinkError(str(error)) from None
 

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from feature_repo.catalog import ALL_FEATURES_SERVICE, FeatureCatalog
+from feature_repo.files import sync
 from training.errors import TrainingError
 from training.export import Export
 from training.records import (
@@ -188,15 +189,13 @@ def csv_lines(table: pa.Table) -> Iterator[str]:
 def _write(path: Path, texts: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.writelines(texts)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def _write_parquet(path: Path, table: pa.Table, export: Export) -> None:
     with path.open("wb") as file:
         pq.write_table(table.replace_schema_metadata(export.provenance.as_json()), file)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def _described(path: Path, rows: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from examples.oulad.raw_tables import open_mapping
 from examples.oulad.source import WITHDRAWALS, OuladError, create_view, data_directory
+from feature_repo.files import write_whole
 from feature_repo.paths import warehouse_path
 
 DAYS = 30
@@ -285,9 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in _tables(found):
         console.print(table)
     for name, text in (("json", json.dumps(found, indent=2) + "\n"), ("md", as_markdown(found))):
-        draft = options.out / f".withdrawal.{name}.partial"
-        draft.write_text(text)
-        draft.replace(options.out / f"withdrawal.{name}")
+        write_whole(options.out / f"withdrawal.{name}", text)
     return 0
 
 

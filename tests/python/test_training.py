@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
+from feature_repo import files
 from feature_repo.catalog import load_catalog
-from scoring import release as release_module
 from scoring.release import (
     MODEL_NAMES,
     Calibration,
@@ -713,15 +713,13 @@ def test_a_release_is_never_overwritten(released, tmp_path):
 @pytest.mark.parametrize("failing", [1, 3, 6])
 def test_a_failing_write_leaves_nothing(released, tmp_path, monkeypatch, failing):
     written = []
-    write = release_module._write_durably
 
-    def full_disk(path, text):
-        written.append(path)
+    def full_disk(file):
+        written.append(file)
         if len(written) == failing:
             raise OSError(28, "No space left on device")
-        write(path, text)
 
-    monkeypatch.setattr(release_module, "_write_durably", full_disk)
+    monkeypatch.setattr(files, "sync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_release(released, tmp_path)
     assert list((tmp_path / "releases").iterdir()) == []
@@ -733,11 +731,10 @@ def test_a_failing_pointer_leaves_the_old_champion(released, tmp_path, monkeypat
     write_release(replace(released, model_version="v2"), tmp_path)
     set_champion(tmp_path, "v1")
 
-    def full_disk(path, text):
-        path.write_text('{"model')
+    def full_disk(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release_module, "_write_durably", full_disk)
+    monkeypatch.setattr(files, "sync", full_disk)
     with pytest.raises(OSError, match="No space"):
         set_champion(tmp_path, "v2")
     assert read_champion(tmp_path).model_version == "v1"
