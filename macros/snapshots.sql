@@ -38,6 +38,24 @@
 {%- endmacro %}
 
 {#-
+    The last snapshot in an incremental model before the first that it misses, and the run that wrote it: whatever base
+    models recorded or replaced in later runs is news to it. None when it has to start anew.
+-#}
+{% macro last_run_before_missing(relation) -%}
+    {%- if is_incremental() and execute -%}
+        {%- do stop_if_rebuilt_since(relation) -%}
+        {%- set rows = run_query(
+            'select snapshot_date, max(recorded_in) as recorded_in from ' ~ relation ~ ' where snapshot_date = (select max(snapshot_date) from '
+            ~ relation ~ ' where snapshot_date < (select min(snapshot_date) from (' ~ missing_snapshots()
+            ~ ') as missing)) group by snapshot_date'
+        ).rows -%}
+        {%- if rows -%}
+            {{ return({'snapshot_date': rows[0][0], 'recorded_in': rows[0][1]}) }}
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#-
     The first day that the lifetime sums have yet to cover; none before there are any. Tiles need it, and the sums are made
     of tiles, so it is looked up by name: a ref would close a circle.
 -#}

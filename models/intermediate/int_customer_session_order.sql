@@ -1,11 +1,103 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
-with spine as (
+{%- set last_run = last_run_before_missing(this) %}
+-- depends_on: {{ ref('base_sessions') }}
+with in_scope as (
     select
         customer_id,
         snapshot_date
     from {{ ref('int_customer_sums') }}
     where snapshot_date in ({{ missing_snapshots() }})
 ),
+
+snapshots as (
+    select distinct snapshot_date from in_scope
+),
+
+{%- if last_run %}
+
+{%- set before = "cast('" ~ last_run.snapshot_date ~ "' as date)" %}
+
+-- A night finds the order anew where something about it is new since the last snapshot; all others keep what they had.
+known as (
+    select
+        customer_id,
+        primary_tutor_id,
+        primary_subject,
+        tutor_consistency_score,
+        tutor_switches,
+        first_session_was_success
+    from {{ this }}
+    where snapshot_date = {{ before }}
+),
+
+completed_facts as (
+    select
+        customer_id,
+        resolved_at,
+        visible_from,
+        visible_until
+    from {{ ref('int_session_outcomes') }}
+    where status = 'completed'
+),
+
+-- A version was recorded or replaced since, or a fact of one came into sight or out of it.
+changed_customers as (
+    select customer_id
+    from {{ ref('base_sessions') }}
+    where
+        {{ is_version() }}
+        and (status = 'completed' or rating is not null)
+        and (recorded_in > {{ last_run.recorded_in }} or replaced_in > {{ last_run.recorded_in }})
+    union
+    select customer_id
+    from completed_facts
+    where visible_from > {{ before }} or visible_until > {{ before }}
+    union
+    select customer_id
+    from {{ ref('int_session_ratings') }}
+    where visible_from > {{ before }} or visible_until > {{ before }}
+),
+
+-- The days that the window of switches has left behind since
+days_left_behind as (
+    select distinct completed_facts.customer_id
+    from completed_facts
+    cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
+    where
+        completed_facts.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
+        and completed_facts.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
+),
+
+unchanged as (
+    select known.*
+    from known
+    where
+        -- Without sessions or subject the next session decides, and that is another one each day.
+        tutor_consistency_score > 0
+        and primary_subject >= 0
+        and customer_id not in (select changed_customers.customer_id from changed_customers)
+        and (
+            tutor_switches = 0
+            or customer_id not in (select days_left_behind.customer_id from days_left_behind)
+        )
+),
+
+spine as (
+    select
+        customer_id,
+        snapshot_date
+    from in_scope
+    where customer_id not in (select unchanged.customer_id from unchanged)
+),
+{%- else %}
+
+spine as (
+    select
+        customer_id,
+        snapshot_date
+    from in_scope
+),
+{%- endif %}
 
 session_outcomes as (
     select
@@ -17,7 +109,11 @@ session_outcomes as (
         visible_from,
         visible_until
     from {{ ref('int_session_outcomes') }}
-    where status = 'completed'
+    where
+        status = 'completed'
+        {%- if last_run %}
+        and customer_id in (select spine.customer_id from spine)
+        {%- endif %}
 ),
 
 -- The first version that says so
@@ -26,7 +122,11 @@ completions as (
         session_id,
         min({{ delivered_at('loaded_at') }}) as first_delivered_at
     from {{ ref('stg_sessions') }}
-    where status = 'completed'
+    where
+        status = 'completed'
+        {%- if last_run %}
+        and session_id in (select session_outcomes.session_id from session_outcomes)
+        {%- endif %}
     group by session_id
 ),
 
@@ -54,10 +154,6 @@ subjects as (
         subject,
         code
     from {{ ref('subjects') }}
-),
-
-snapshots as (
-    select distinct snapshot_date from spine
 ),
 
 {%- set far_off = "cast('9999-12-31' as date)" %}
@@ -479,6 +575,29 @@ rating_changes as (
     where visible_until is not null
 ),
 
+-- The first snapshot that sees a change
+first_snapshots as (
+    select
+        change_dates.changed_on,
+        min(snapshots.snapshot_date) as snapshot_date
+    from (select distinct changed_on from rating_changes) as change_dates
+    inner join snapshots
+        on change_dates.changed_on <= snapshots.snapshot_date
+    group by change_dates.changed_on
+),
+
+rating_steps as (
+    select
+        rating_changes.tutor_id,
+        first_snapshots.snapshot_date,
+        sum(rating_changes.rating_stars) as rating_stars,
+        sum(rating_changes.ratings) as ratings
+    from rating_changes
+    inner join first_snapshots
+        on rating_changes.changed_on = first_snapshots.changed_on
+    group by rating_changes.tutor_id, first_snapshots.snapshot_date
+),
+
 tutor_ratings as (
     select
         tutor_id,
@@ -487,52 +606,32 @@ tutor_ratings as (
         ratings
     from (
         select
-            tutor_id,
-            snapshot_date,
-            sum(rating_stars) over so_far as rating_stars,
-            sum(ratings) over so_far as ratings
-        from (
-            select
-                tutor_id,
-                changed_on,
-                0 as is_snapshot,
-                cast(null as date) as snapshot_date,
-                sum(rating_stars) as rating_stars,
-                sum(ratings) as ratings
-            from rating_changes
-            group by tutor_id, changed_on
-            union all
-            select
-                tutors.tutor_id,
-                snapshots.snapshot_date as changed_on,
-                1 as is_snapshot,
-                snapshots.snapshot_date,
-                0 as rating_stars,
-                0 as ratings
-            from (select distinct tutor_id from rating_changes) as tutors
-            cross join snapshots
-        ) as time_line
+            tutors.tutor_id,
+            snapshots.snapshot_date,
+            sum(rating_steps.rating_stars) over so_far as rating_stars,
+            sum(rating_steps.ratings) over so_far as ratings
+        from (select distinct tutor_id from rating_steps) as tutors
+        cross join snapshots
+        left join rating_steps
+            on
+                tutors.tutor_id = rating_steps.tutor_id
+                and snapshots.snapshot_date = rating_steps.snapshot_date
         window so_far as (
-            partition by tutor_id
-            order by changed_on, is_snapshot
+            partition by tutors.tutor_id
+            order by snapshots.snapshot_date
             rows between unbounded preceding and current row
         )
     ) as running
-    where
-        snapshot_date is not null
-        and ratings > 0
+    where ratings > 0
 ),
 
-final as (
+found as (
     select
         chosen.customer_id,
         chosen.snapshot_date,
         {{ chosen_tutor }} as primary_tutor_id,
         coalesce(subjects.code, -1) as primary_subject,
         coalesce(chosen.consistency, 0.0) as tutor_consistency_score,
-        coalesce(
-            cast(tutor_ratings.rating_stars as double) / tutor_ratings.ratings, {{ var('neutral_rating') }}
-        ) as primary_tutor_rating,
         coalesce(tutor_switches.switches, 0) as tutor_switches,
         coalesce(first_sessions.was_success, 0) as first_session_was_success
     from chosen
@@ -550,10 +649,40 @@ final as (
             and chosen.snapshot_date = first_sessions.snapshot_date
     left join subjects
         on coalesce(chosen.subject, next_sessions.subject) = subjects.subject
+    {%- if last_run %}
+    union all
+    select
+        in_scope.customer_id,
+        in_scope.snapshot_date,
+        unchanged.primary_tutor_id,
+        unchanged.primary_subject,
+        unchanged.tutor_consistency_score,
+        unchanged.tutor_switches,
+        unchanged.first_session_was_success
+    from in_scope
+    inner join unchanged
+        on in_scope.customer_id = unchanged.customer_id
+    {%- endif %}
+),
+
+final as (
+    select
+        found.customer_id,
+        found.snapshot_date,
+        found.primary_tutor_id,
+        found.primary_subject,
+        found.tutor_consistency_score,
+        coalesce(
+            cast(tutor_ratings.rating_stars as double) / tutor_ratings.ratings, {{ var('neutral_rating') }}
+        ) as primary_tutor_rating,
+        found.tutor_switches,
+        found.first_session_was_success,
+        {{ this_run() }} as recorded_in
+    from found
     left join tutor_ratings
         on
-            {{ chosen_tutor }} = tutor_ratings.tutor_id
-            and chosen.snapshot_date = tutor_ratings.snapshot_date
+            found.primary_tutor_id = tutor_ratings.tutor_id
+            and found.snapshot_date = tutor_ratings.snapshot_date
 )
 
 select * from final
