@@ -1,7 +1,16 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set first_open_day = first_day_not_summed_up() %}
+{#- Two CTEs for two readers: DuckDB keeps the rows of one that is read twice. -#}
 with facts as (
     {{ news(ref('int_customer_facts')) }}
+),
+
+replaced_facts as (
+    select *
+    from (
+        {{ news(ref('int_customer_facts')) }}
+    ) as facts
+    where visible_until is not null
 ),
 
 -- A fact adds its quantities when it becomes visible and takes them back when a later version replaces it.
@@ -20,8 +29,7 @@ changes as (
         visible_until as changed_on,
         -direction as sign,
         {{ quantities() | join(', ') }}
-    from facts
-    where visible_until is not null
+    from replaced_facts
 ),
 
 -- What comes late is seen by the snapshots to come, and changes none that is summed up.
@@ -85,7 +93,7 @@ known_tiles as (
 ),
 {%- endif %}
 
-days as (
+all_tiles as (
     select * from tiles
     {%- if is_incremental() %}
     union all
@@ -93,16 +101,44 @@ days as (
     {%- endif %}
 ),
 
+-- Most days have one tile: that of what was known by the next midnight. Only days with another can have several.
+days_with_others as (
+    select distinct
+        customer_id,
+        event_date
+    from all_tiles
+    where
+        changed_on <> {{ days_from('event_date', 1) }}
+        or elapsed_from <> {{ days_from('event_date', 1) }}
+        or recorded_in <> {{ this_run() }}
+),
+
 -- Distinct active days add up too, once a tile says whether it turns its day active (1) or back (-1).
 activity as (
     select
-        *,
-        coalesce(sum(active_facts) over (
-            partition by customer_id, event_date
-            order by changed_on, recorded_in, elapsed_from
+        all_tiles.*,
+        coalesce(sum(all_tiles.active_facts) over (
+            partition by all_tiles.customer_id, all_tiles.event_date
+            order by all_tiles.changed_on, all_tiles.recorded_in, all_tiles.elapsed_from
             rows between unbounded preceding and 1 preceding
         ), 0) as active_facts_before
-    from days
+    from all_tiles
+    inner join days_with_others
+        on
+            all_tiles.customer_id = days_with_others.customer_id
+            and all_tiles.event_date = days_with_others.event_date
+    union all
+    select
+        all_tiles.*,
+        0 as active_facts_before
+    from all_tiles
+    where
+        not exists (
+            select 1 from days_with_others
+            where
+                all_tiles.customer_id = days_with_others.customer_id
+                and all_tiles.event_date = days_with_others.event_date
+        )
 ),
 
 turns as (

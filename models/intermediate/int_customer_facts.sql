@@ -1,7 +1,11 @@
 {{ config(materialized='view') }}
 with
-{%- for feed in ['sessions', 'calls', 'app_events', 'payments', 'customers'] %}
-{{ feed }} as (
+{#- A CTE a reading: DuckDB keeps the rows of one that is read several times. -#}
+{%- for name, feed in {
+    'outcomes': 'sessions', 'rated_sessions': 'sessions', 'confirmed_sessions': 'sessions',
+    'calls': 'calls', 'app_events': 'app_events', 'payments': 'payments', 'customers': 'customers',
+}.items() %}
+{{ name }} as (
     select * from {{ ref('base_' ~ feed) }}
     where {{ is_version() }}
 ),
@@ -25,7 +29,7 @@ outcome_facts as (
             'active_facts': "case when status = 'completed' then 1 else 0 end",
             'signs_of_life': "case when status = 'completed' then 1 else 0 end",
         }) }}
-    from sessions
+    from outcomes
     where
         status <> 'scheduled'
         and {{ is_ever_visible('resolved_at') }}
@@ -40,7 +44,7 @@ rating_facts as (
         recorded_in,
         replaced_in,
         {{ carried_quantities({'rating_stars': 'rating', 'ratings': '1'}) }}
-    from sessions
+    from rated_sessions
     where
         rating is not null
         and {{ is_ever_visible('rated_at') }}
@@ -58,7 +62,7 @@ confirmation_facts as (
             'response_microseconds': dbt.datediff('booked_at', 'confirmed_at', 'microsecond'),
             'confirmations': '1',
         }) }}
-    from sessions
+    from confirmed_sessions
     where
         confirmed_at is not null
         and {{ is_ever_visible('confirmed_at') }}

@@ -169,14 +169,17 @@ corrected_changes as (
         {%- for quantity in latest_kinds().values() %}
         sum(tiles.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from corrected_days
-    inner join tiles
-        on
-            corrected_days.customer_id = tiles.customer_id
-            and corrected_days.event_date = tiles.event_date
-            and corrected_days.elapsed_from = tiles.elapsed_from
+    from tiles
     inner join first_snapshots
         on tiles.changed_on = first_snapshots.changed_on
+    where
+        exists (
+            select 1 from corrected_days
+            where
+                tiles.customer_id = corrected_days.customer_id
+                and tiles.event_date = corrected_days.event_date
+                and tiles.elapsed_from = corrected_days.elapsed_from
+        )
     group by tiles.customer_id, tiles.event_date, tiles.elapsed_from, first_snapshots.snapshot_date
 ),
 
