@@ -42,11 +42,13 @@
             {%- endfor -%}
             {%- set others = [] -%}
         {%- endif -%}
+        {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
+        {%- set order = 'feature_timestamp' ~ (', customer_id' if others else '') -%}
         {%- set already = "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])" -%}
         {%- do duckdb__export(
             'select * from ' ~ duckdb__family_rows(relation, family)
             ~ (' where feature_timestamp not in (' ~ already ~ ')' if others else '')
-            ~ ' order by feature_timestamp, customer_id',
+            ~ ' order by ' ~ order,
             file
         ) -%}
     {%- endfor -%}

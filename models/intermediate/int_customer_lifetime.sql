@@ -101,10 +101,24 @@ known as (
 {%- endif %}
 
 steps as (
-    select * from arrivals
     {%- if before %}
-    union all
-    select * from known
+    select
+        customer_id,
+        snapshot_date,
+        {%- for kind in latest_kinds() %}
+        max(latest_{{ kind }}_on) as latest_{{ kind }}_on,
+        {%- endfor %}
+        {%- for quantity in lifetime_quantities() %}
+        sum({{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from (
+        select * from arrivals
+        union all
+        select * from known
+    ) as arrivals_and_known
+    group by customer_id, snapshot_date
+    {%- else %}
+    select * from arrivals
     {%- endif %}
 ),
 
@@ -124,22 +138,21 @@ due as (
         on customers.snapshot_date <= snapshots.snapshot_date
 ),
 
-summed as (
+due_steps as (
     select
         due.customer_id,
         due.snapshot_date,
         {%- for kind in latest_kinds() %}
-        max(steps.latest_{{ kind }}_on) as latest_{{ kind }}_on,
+        steps.latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
-        coalesce(sum(steps.{{ quantity }}), 0) as {{ quantity }}{{ ',' if not loop.last }}
+        coalesce(steps.{{ quantity }}, 0) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from due
     left join steps
         on
             due.customer_id = steps.customer_id
             and due.snapshot_date = steps.snapshot_date
-    group by due.customer_id, due.snapshot_date
 ),
 
 lifetime as (
@@ -152,7 +165,7 @@ lifetime as (
         {%- for quantity in lifetime_quantities() %}
         sum({{ quantity }}) over so_far as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from summed
+    from due_steps
     window so_far as (
         partition by customer_id
         order by snapshot_date

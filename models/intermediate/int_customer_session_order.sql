@@ -598,6 +598,10 @@ rating_steps as (
     group by rating_changes.tutor_id, first_snapshots.snapshot_date
 ),
 
+rated_tutors as (
+    select distinct tutor_id from rating_steps
+),
+
 tutor_ratings as (
     select
         tutor_id,
@@ -606,18 +610,18 @@ tutor_ratings as (
         ratings
     from (
         select
-            tutors.tutor_id,
+            rated_tutors.tutor_id,
             snapshots.snapshot_date,
             sum(rating_steps.rating_stars) over so_far as rating_stars,
             sum(rating_steps.ratings) over so_far as ratings
-        from (select distinct tutor_id from rating_steps) as tutors
+        from rated_tutors
         cross join snapshots
         left join rating_steps
             on
-                tutors.tutor_id = rating_steps.tutor_id
+                rated_tutors.tutor_id = rating_steps.tutor_id
                 and snapshots.snapshot_date = rating_steps.snapshot_date
         window so_far as (
-            partition by tutors.tutor_id
+            partition by rated_tutors.tutor_id
             order by snapshots.snapshot_date
             rows between unbounded preceding and current row
         )
