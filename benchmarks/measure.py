@@ -15,8 +15,11 @@ from pathlib import Path
 from statistics import median
 
 import duckdb
+import jinja2
+import yaml
 
 from feature_repo.files import write_whole
+from feature_repo.paths import repository_root
 
 THREADS = 2
 # A quick run is repeated up to so often, as long as all its runs together stay below so many seconds.
@@ -99,9 +102,13 @@ def peak_bytes() -> int:
 
 
 def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """A database with the settings of profiles.yml."""
-    connection = duckdb.connect(str(database), config={"threads": THREADS, "preserve_insertion_order": False})
-    connection.execute("set TimeZone = 'UTC'")
+    """A database with the settings of profiles.yml, its limit of memory among them."""
+    profile = yaml.safe_load((repository_root() / "profiles.yml").read_text())
+    settings = profile["customer_health"]["outputs"]["duckdb"]["settings"]
+    connection = duckdb.connect(str(database), config={"threads": THREADS})
+    for name, value in settings.items():
+        setting = jinja2.Template(str(value)).render(env_var=os.environ.get)
+        connection.execute(f"set {name} = '{setting}'")
     return connection
 
 

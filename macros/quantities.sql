@@ -74,6 +74,27 @@
     {{ 'decimal(38, 2)' if quantity == 'net_amount' else 'bigint' }}
 {%- endmacro %}
 
+{#- The sum of a quantity in a group; exact. -#}
+{% macro sum_of(quantity, relation) -%}
+    {{ return(adapter.dispatch('sum_of')(quantity, relation)) }}
+{%- endmacro %}
+
+{% macro default__sum_of(quantity, relation) -%}
+    sum({{ relation }}.{{ quantity }})
+{%- endmacro %}
+
+{#-
+    Behind a join DuckDB keeps 32 bytes for the sum of an integer, and 16 for that of a double: a third of the memory of
+    int_customer_sums. Whole numbers add up exactly in doubles below 2^53: 285 years in microseconds.
+-#}
+{% macro duckdb__sum_of(quantity, relation) -%}
+    {%- if sum_type(quantity) == 'bigint' -%}
+    sum(cast({{ relation }}.{{ quantity }} as double))
+    {%- else -%}
+    sum({{ relation }}.{{ quantity }})
+    {%- endif -%}
+{%- endmacro %}
+
 {#- A fact's quantities in the fixed order: those given as {name: expression}, all others 0. -#}
 {% macro carried_quantities(given) -%}
     {%- for quantity in quantities() %}

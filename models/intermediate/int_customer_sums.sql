@@ -3,10 +3,6 @@ with snapshots as (
     {{ missing_snapshots() }}
 ),
 
-tiles as (
-    select * from {{ ref('int_customer_day_tiles') }}
-),
-
 lifetime as (
     select * from {{ ref('int_customer_lifetime') }}
     where
@@ -47,16 +43,19 @@ window_days as (
     {%- endfor %}
 ),
 
-{#- A CTE a window: one hash table for all of them would be three times as wide, in rows and in memory. #}
+{#-
+    A CTE a window, and a reading of the tiles each: one hash table for all windows would be three times as wide, in rows and
+    in memory, and DuckDB keeps the rows of a CTE that is read several times.
+#}
 {%- for days in window_days() %}
 window_{{ days }}d as (
     select
         tiles.customer_id,
         window_days.snapshot_date,
         {%- for quantity in windowed_quantities(days) %}
-        cast(sum(tiles.{{ quantity }}) as {{ sum_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
+        cast({{ sum_of(quantity, 'tiles') }} as {{ sum_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from tiles
+    from {{ ref('int_customer_day_tiles') }} as tiles
     inner join window_days
         on tiles.event_date = window_days.event_date
     where
