@@ -100,15 +100,15 @@ def _exports(directory: Path, last_snapshot: date | None) -> Iterable[Block]:
         *(name for name in entries if name not in reference.EXPORTED_RECORDS),
     ]
     yield table(
-        ("file", "records", "size", "SHA-256 (begins)", "records, reference"),
-        "lrrlr",
+        ("file", "records", "reference", "size", "SHA-256 (begins)"),
+        "lrrrl",
         [
             (
                 f"`{name}`",
                 count(entries.get(name, {}).get("rows")),
+                count(reference.EXPORTED_RECORDS.get(name)),
                 size(entries.get(name, {}).get("bytes")),
                 str(entries.get(name, {}).get("sha256", NOTHING))[:12],
-                count(reference.EXPORTED_RECORDS.get(name)),
             )
             for name in names
         ],

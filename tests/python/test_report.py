@@ -462,8 +462,8 @@ def test_exported_files_are_shown_when_there_are_any(sources, tmp_path, files):
     (tmp_path / "manifest.json").write_text(json.dumps({"files": [entry, other]}))
     section = sections_data.files_and_sizes(replace(sources, exports_dir=tmp_path))
     rows = [list(row) for block in section.blocks if isinstance(block, Table) for row in block.rows]
-    assert ["`train.jsonl`", "6,543", "12.3 MB", "abababababab", "7,000"] in rows
-    assert ["`train.parquet`", "1", "0.0 kB", "cdcdcdcdcdcd", NOTHING] in rows
+    assert ["`train.jsonl`", "6,543", "7,000", "12.3 MB", "abababababab"] in rows
+    assert ["`train.parquet`", "1", NOTHING, "0.0 kB", "cdcdcdcdcdcd"] in rows
     assert not any("were not written here" in text for text in paragraphs(section))
 
 
