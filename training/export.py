@@ -114,9 +114,9 @@ def scaled_sizes(sizes: Mapping[str, int], available: int) -> dict[str, int]:
     total = sum(sizes.values())
     if total <= available:
         return dict(sizes)
-    scaled = {name: size * available // total for name, size in sizes.items()}
-    scaled["train"] += available - sum(scaled.values())
-    return scaled
+    # The places where one split ends and the next begins are rounded, not the sizes: they add up.
+    ends = np.cumsum([0, *sizes.values()]) * available // total
+    return dict(zip(sizes, np.diff(ends).tolist(), strict=True))
 
 
 def draw_snapshots(hashes: np.ndarray, snapshots: np.ndarray, segments: np.ndarray, seed: int) -> np.ndarray:
