@@ -3,9 +3,9 @@
 Which. Every customer with a snapshot is represented by one of those at which as many labels as possible are
 known: all of them for who has been here for two months, some or none for newcomers, whose record then holds
 null for a label that is not mature. What is known depends on the day of a snapshot alone and never on what a
-label says, so nulls tell nothing about the outcome. Among these snapshots one is drawn by a hash of customer
-and day. Plain drawing would give short-lived customers more weight than they have in the warehouse, so the
-draw is weighted by segment: the records have the segment mix of all those snapshots.
+label says, so these nulls tell nothing of the outcome. Among these snapshots one is drawn by a hash of
+customer and day. Plain drawing would give short-lived customers more weight than they have in the warehouse,
+so the draw is weighted by segment: the records have the segment mix of all those snapshots.
 
 Splits. By customer, along the groups of training/split.py: the lowest percentiles are test, the next
 validation, the rest train. So the customers that every version of the models is judged on are never in train,
