@@ -11,7 +11,13 @@ from pathlib import Path
 # Before anything loads LightGBM: the package sets how its threads wait.
 import scoring  # noqa: F401
 from feature_repo.catalog import CatalogError
-from feature_repo.paths import models_dir, raw_data_dir, repository_root, warehouse_path
+from feature_repo.paths import (
+    models_dir,
+    raw_data_dir,
+    repository_root,
+    training_export_dir,
+    warehouse_path,
+)
 from report.figures import ReportError
 
 log = logging.getLogger("report")
@@ -82,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
             "with its SVG plots beside it. Equal data give equal bytes."
         ),
         epilog=(
-            "Environment: WAREHOUSE_PATH, MODELS_DIR, RAW_DATA_DIR (for the sizes of the files and, where "
-            "there is one, the simulator's truth)."
+            "Environment: WAREHOUSE_PATH, MODELS_DIR, TRAINING_EXPORT_DIR, RAW_DATA_DIR (for the sizes of "
+            "the files and, where there is one, the simulator's truth)."
         ),
     )
     parser.add_argument(
@@ -96,9 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exports",
         type=Path,
-        default=repository_root() / "data" / "exports",
+        default=training_export_dir(),
         metavar="DIR",
-        help="where this warehouse's training files are, if any (default: data/exports)",
+        help="where this warehouse's training files are, if any (default: TRAINING_EXPORT_DIR, or else "
+        "data/exports)",
     )
     return parser
 

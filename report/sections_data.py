@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def files_and_sizes(sources: Sources) -> Section:
             [(f"`{name}`", count(rows)) for name, rows in figures.public_tables(sources.warehouse)],
         ),
         Heading("Training files"),
-        *_exports(sources.exports_dir),
+        *_exports(sources.exports_dir, figures.history(sources.warehouse)["last_snapshot"]),
     ]
     return Section("Files and sizes", "files", tuple(blocks))
 
@@ -84,13 +85,14 @@ def _total(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _exports(directory: Path) -> Iterable[Block]:
+def _exports(directory: Path, last_snapshot: date | None) -> Iterable[Block]:
     manifest = directory / "manifest.json"
+    found: Mapping[str, Any] = {}
     entries: dict[str, Mapping[str, Any]] = {}
     if manifest.exists():
         try:
-            listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-            entries = {entry["file"]: entry for entry in listed}
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            entries = {entry["file"]: entry for entry in found["files"]}
         except (ValueError, KeyError, TypeError) as error:
             yield Paragraph(f"The manifest of the training files cannot be read: {error!r}.")
     names = [
@@ -98,15 +100,15 @@ def _exports(directory: Path) -> Iterable[Block]:
         *(name for name in entries if name not in reference.EXPORTED_RECORDS),
     ]
     yield table(
-        ("file", "records", "size", "SHA-256 (begins)", "records, reference"),
-        "lrrlr",
+        ("file", "records", "reference", "size", "SHA-256 (begins)"),
+        "lrrrl",
         [
             (
                 f"`{name}`",
                 count(entries.get(name, {}).get("rows")),
+                count(reference.EXPORTED_RECORDS.get(name)),
                 size(entries.get(name, {}).get("bytes")),
                 str(entries.get(name, {}).get("sha256", NOTHING))[:12],
-                count(reference.EXPORTED_RECORDS.get(name)),
             )
             for name in names
         ],
@@ -116,6 +118,33 @@ def _exports(directory: Path) -> Iterable[Block]:
             "These files were not written here yet: `python -m training export` makes them, one record a "
             "customer."
         )
+        return
+    as_of = str(found.get("data_as_of", NOTHING))[:10]
+    if as_of != str(last_snapshot):
+        yield Paragraph(
+            f"The files are as of {as_of} and the warehouse is as of {last_snapshot}: `python -m training "
+            "export` writes them anew."
+        )
+    if "labels_known" in found:
+        yield from _labels_of_records(found)
+
+
+def _labels_of_records(manifest: Mapping[str, Any]) -> Iterable[Block]:
+    records = sum(manifest["sizes"].values())
+    known: Mapping[str, int] = manifest["labels_known"]
+    yield Paragraph(
+        "One record a customer; features and segment are never null. A label is null where it is not mature, "
+        "which is so for customers who signed up in the last weeks. First-session success is null, too, for "
+        "who had a session before the snapshot, or no rated first one soon after it."
+    )
+    yield table(
+        ("label", "records that have it", "null"),
+        "lrr",
+        [
+            (f"`{spec.label}`", count(known.get(spec.label)), count(records - known.get(spec.label, 0)))
+            for spec in SPECS
+        ],
+    )
 
 
 def segments(sources: Sources) -> Section:

@@ -63,6 +63,10 @@ class Marketplace:
     minimum_tutors: int = 20  # one for each of the 20 subjects
     opening_share: float = 0.20  # customers moved over from an earlier system in the opening weeks
     opening_days: int = 21
+    # accounts of the opening weeks ran on provisional terms: all, also of those who had left by then, were
+    # asked to agree to lasting ones in the app, or to close the account there
+    provisional_days: int = 42
+    agreement_days: int = 30  # so long that took
     weekly_growth: float = 0.007  # a young marketplace: signups double within two years
     channel_share: tuple[float, ...] = (0.38, 0.27, 0.17, 0.18)
     grade_share: tuple[float, ...] = (0.17, 0.28, 0.42, 0.13)

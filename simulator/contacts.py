@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from simulator.config import (
@@ -11,15 +13,18 @@ from simulator.config import (
     HOUR,
     LAPSED,
     MINUTE,
+    NULL_TIME,
     OTHER,
     SCHEDULING,
     TECHNICAL,
     TUTOR_QUALITY,
     WEEK,
+    Config,
 )
+from simulator.customers import Customers
 from simulator.delivery import size, take
 from simulator.lessons import Effects, Week
-from simulator.randomness import rank_within
+from simulator.randomness import AGREEMENTS, generator, rank_within
 from simulator.writer import Batch
 
 LOGIN, MESSAGE = 0, 1
@@ -66,6 +71,32 @@ def get_acquainted(week: Week, who: np.ndarray) -> None:
     )
     wait = np.where(kinds == LOGIN, np.where(rank_within(repeated) == 0, MINUTE, wait), wait)
     send_app_events(week, repeated, people.signed_up_at[repeated] + wait, kinds)
+
+
+def agreements(config: Config, customers: Customers) -> np.ndarray:
+    """When each customer of the opening weeks logs in to agree to lasting terms or to close the account:
+    microseconds (int64), NULL_TIME for all others.
+    """
+    moments = np.full(customers.count, NULL_TIME, dtype=np.int64)
+    if customers.count:
+        market = config.marketplace
+        asked = customers.signed_up_at[0] // DAY * DAY + market.provisional_days * DAY
+        early = np.flatnonzero(customers.signed_up_at < asked)
+        rng = generator(config.seed, AGREEMENTS)
+        moments[early] = daytime(rng, np.full(len(early), asked), market.agreement_days)
+    return moments
+
+
+def agree_to_terms(week: Week, agreed_at: np.ndarray) -> None:
+    """Delivers the logins of ``agreed_at`` (see ``agreements``) that fall into the week.
+
+    They draw from a generator of their own, so everything else in the week is as it would be without them.
+    """
+    own = agreed_at[week.low : week.low + week.people]
+    who = week.low + np.flatnonzero((own >= week.starts) & (own < week.starts + WEEK))
+    if len(who):
+        rng = generator(week.config.seed, AGREEMENTS, week.number, week.low)
+        send_app_events(replace(week, rng=rng), who, agreed_at[who], np.full(len(who), LOGIN))
 
 
 def use_the_app(week: Week, who: np.ndarray, lessons: Batch | None) -> Batch | None:

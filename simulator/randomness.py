@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-STATIC, WEEK_OF_CHUNK, WEEK_OF_MARKET, TUTORS, SIGNUPS = range(5)
+STATIC, WEEK_OF_CHUNK, WEEK_OF_MARKET, TUTORS, SIGNUPS, AGREEMENTS = range(6)
 
 
 def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ import numpy as np
 
 from simulator.behaviour import move, outlook_of, summer_pause, transition_matrix
 from simulator.config import DAY, HEALTHY, HOUR, LAPSED, THRIVING, WEEK, Config, microseconds
-from simulator.contacts import call, get_acquainted, use_the_app
+from simulator.contacts import agree_to_terms, agreements, call, get_acquainted, use_the_app
 from simulator.customers import Customers, days_without_lesson, enrol
 from simulator.delivery import Dispatcher, size, take
 from simulator.lessons import Effects, Week, book_first, book_recurring, chance_kept, resolve, split_due
@@ -58,6 +58,7 @@ class Simulation:
         self.writer = writer
         self.tutors: Tutors = hire(config)
         self.customers: Customers = enrol(config)
+        self.agreed_at = agreements(config, self.customers)
         self.dispatcher = Dispatcher(config, self.customers, writer)
         size_ = config.chunk_customers
         self.chunks = list(range(0, max(self.customers.count, 1), size_))
@@ -145,6 +146,7 @@ class Simulation:
         ):
             if rows is not None:
                 kept[table].append(rows)
+        agree_to_terms(week, self.agreed_at)
         self._learn(week, everyone, effects)
 
     def _change_state(self, week: Week, present: np.ndarray, due: Batch | None) -> None:

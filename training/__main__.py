@@ -123,8 +123,8 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         progress(f"files in {options.to}")
     if sizes is None and manifest["sizes"] != dict(STANDARD_SIZES):
         log.warning(
-            "Only %d customers have a snapshot with all its labels, so there are fewer records than the "
-            "standard %d, in the same proportions.",
+            "Only %d customers have a snapshot, so there are fewer records than the standard %d, in the same "
+            "proportions.",
             export.available,
             sum(STANDARD_SIZES.values()),
         )

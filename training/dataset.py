@@ -35,7 +35,8 @@ LAPSE_DAYS = 30  # labels-and-health.md: so long without a session is a lapse
 
 @dataclass(frozen=True)
 class LabelledSnapshots:
-    """Every Monday snapshot up to the data end with what is known of it, sorted by snapshot and customer.
+    """Every Monday snapshot up to the data end (and the data end's own, where that was asked for) with what
+    is known of it, sorted by snapshot and customer.
 
     `values` holds labels (NaN: not mature or not applicable) and the few columns that decide about
     populations and baselines, all float64 (rows,). `hashes` is one customer hash a row.
@@ -121,9 +122,13 @@ def data_end_of(warehouse: duckdb.DuckDBPyConnection) -> datetime:
 
 
 def read_labelled_snapshots(
-    warehouse: duckdb.DuckDBPyConnection, specs: Sequence[ModelSpec], as_of: datetime
+    warehouse: duckdb.DuckDBPyConnection,
+    specs: Sequence[ModelSpec],
+    as_of: datetime,
+    with_newest: bool = False,
 ) -> LabelledSnapshots:
-    """Every Monday snapshot before `as_of` with labels that were mature by then.
+    """Every Monday snapshot before `as_of` with labels that were mature by then; `with_newest` adds the
+    snapshot of `as_of` itself, which has no label yet.
 
     A label that matured after `as_of` is left out (NaN) even where the warehouse holds it by now. Raises
     TrainingError when the warehouse lacks a table or column.
@@ -141,11 +146,11 @@ def read_labelled_snapshots(
               , features.total_sessions_lifetime::double as total_sessions_lifetime
             from labels.customer_labels as labels
             join features.customer_features as features using (customer_id, feature_timestamp)
-            where isodow(labels.feature_timestamp) = {_MONDAY}
-              and labels.feature_timestamp < $1
+            where (isodow(labels.feature_timestamp) = {_MONDAY} and labels.feature_timestamp < $1)
+              or (labels.feature_timestamp = $1 and $2)
             order by labels.feature_timestamp, labels.customer_id
             """,
-        [as_of],
+        [as_of, with_newest],
     ).to_arrow_table()
     snapshots = table["feature_timestamp"].to_numpy().astype("datetime64[us]")
     data_end = np.datetime64(as_of, "us")

@@ -1,9 +1,11 @@
-"""What is exported: one record a customer, at one of the snapshots whose labels are known, in three splits.
+"""What is exported: one record a customer, at the snapshot about which most is known, in three splits.
 
-Which. Every customer with a Monday snapshot whose labels were all mature at the data end is represented by
-one of these snapshots, drawn by a hash of customer and day. Plain drawing would give short-lived customers
-more weight than they have in the warehouse, so the draw is weighted by segment: the records have the segment
-mix of all those snapshots.
+Which. Every customer with a snapshot is represented by one of those at which as many labels as possible are
+known: all of them for who has been here for two months, some or none for newcomers, whose record then holds
+null for a label that is not mature. What is known depends on the day of a snapshot alone and never on what a
+label says, so these nulls tell nothing of the outcome. Among these snapshots one is drawn by a hash of
+customer and day. Plain drawing would give short-lived customers more weight than they have in the warehouse,
+so the draw is weighted by segment: the records have the segment mix of all those snapshots.
 
 Splits. By customer, along the groups of training/split.py: the lowest percentiles are test, the next
 validation, the rest train. So the customers that every version of the models is judged on are never in train,
@@ -11,7 +13,7 @@ as long as test and validation take at least REPORT_PERCENT of all.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import duckdb
@@ -28,15 +30,13 @@ from training.dataset import (
     retrieve_table,
 )
 from training.errors import TrainingError
-from training.models import SPECS
+from training.models import SPECS, ModelSpec
 from training.records import SEGMENT, SPLITS, Provenance, record_schema
 from training.split import customer_hashes
 
 # The training-data summary that is reproduced (reference-figures.md).
 STANDARD_SIZES: Mapping[str, int] = {"train": 7_000, "validation": 1_500, "test": 1_500}
 
-# Labels that every snapshot gets in time; a first session's success is null for who had one before.
-_ALWAYS = [spec for spec in SPECS if not spec.only_before_first_session]
 _LONGEST_LABEL_DAYS = max(spec.label_days for spec in SPECS)
 _ROUNDS_OF_WEIGHTING = 200
 
@@ -68,24 +68,25 @@ def make_export(
     fewer customers.
 
     Equal arguments and warehouse give an equal export. Raises TrainingError when the warehouse holds fewer
-    customers than asked for, and as training's data set does.
+    customers than asked for, or no snapshot with all its labels, and as training's data set does.
     """
-    labelled = read_labelled_snapshots(warehouse, SPECS, as_of)
-    mature = np.flatnonzero(_mature(labelled))
-    if not len(mature):
+    labelled = _known_before_the_end(read_labelled_snapshots(warehouse, SPECS, as_of, with_newest=True))
+    known = _labels_known(labelled)
+    if not (known == len(SPECS)).any():
         raise TrainingError(
             f"No snapshot has all its labels by {as_of:%Y-%m-%d}: they take {_LONGEST_LABEL_DAYS} days of "
             "data after it."
         )
-    segments = _segments(warehouse, labelled, mature)
-    drawn = draw_snapshots(labelled.hashes[mature], labelled.snapshots[mature], segments, seed)
-    rows, segments = mature[drawn], segments[drawn]
+    candidates = best_known(labelled.hashes, known)
+    segments = _segments(warehouse, labelled, candidates)
+    drawn = draw_snapshots(labelled.hashes[candidates], labelled.snapshots[candidates], segments, seed)
+    rows, segments = candidates[drawn], segments[drawn]
     if sizes is None:
         sizes = scaled_sizes(STANDARD_SIZES, len(rows))
     if sum(sizes.values()) > len(rows):
         raise TrainingError(
-            f"{_spoken(sizes)} records were asked for, and only {len(rows):,} customers have a snapshot with "
-            f"all its labels by {as_of:%Y-%m-%d}."
+            f"{_spoken(sizes)} records were asked for, and only {len(rows):,} customers have a snapshot by "
+            f"{as_of:%Y-%m-%d}."
         )
     split = split_customers(labelled.hashes[rows], sizes)
     rows, segments, split = (values[split != ""] for values in (rows, segments, split))
@@ -99,11 +100,10 @@ def make_export(
             "split": pa.array(split, pa.string()),
         }
     )
-    last = labelled.snapshots[rows].max() + np.timedelta64(_LONGEST_LABEL_DAYS, "D")
     return Export(
         records={name: table.filter(pa.array(split == name)) for name in SPLITS},
         entity_rows=entity_rows,
-        provenance=Provenance(data_as_of=as_of, labels_until=last.astype("datetime64[us]").item()),
+        provenance=Provenance(data_as_of=as_of, labels_until=_labels_until(labelled, rows)),
         seed=seed,
         available=len(drawn),
     )
@@ -114,9 +114,9 @@ def scaled_sizes(sizes: Mapping[str, int], available: int) -> dict[str, int]:
     total = sum(sizes.values())
     if total <= available:
         return dict(sizes)
-    scaled = {name: size * available // total for name, size in sizes.items()}
-    scaled["train"] += available - sum(scaled.values())
-    return scaled
+    # The places where one split ends and the next begins are rounded, not the sizes: they add up.
+    ends = np.cumsum([0, *sizes.values()]) * available // total
+    return dict(zip(sizes, np.diff(ends).tolist(), strict=True))
 
 
 def draw_snapshots(hashes: np.ndarray, snapshots: np.ndarray, segments: np.ndarray, seed: int) -> np.ndarray:
@@ -154,12 +154,51 @@ def split_customers(hashes: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
     return split
 
 
-def _mature(labelled: LabelledSnapshots) -> np.ndarray:
+def best_known(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The rows, int64, of each customer (hash) at which as many labels are known as at any of the customer's
+    rows; `known` is how many, int (rows,).
+    """
+    customers = np.unique(hashes, return_inverse=True)[1]
+    most = np.zeros(len(hashes), dtype=known.dtype)
+    np.maximum.at(most, customers, known)
+    return np.flatnonzero(known == most[customers])
+
+
+def _known_before_the_end(labelled: LabelledSnapshots) -> LabelledSnapshots:
+    values = dict(labelled.values)
+    for spec in SPECS:
+        values[spec.label] = np.where(_ended(labelled, spec), values[spec.label], np.nan)
+    return replace(labelled, values=values)
+
+
+def _labels_known(labelled: LabelledSnapshots) -> np.ndarray:
+    """How many labels are known of each snapshot, int64 (rows,).
+
+    A first session's success counts when it would be known: whether there is one hangs on what happened.
+    """
+    counts = np.zeros(len(labelled), dtype=np.int64)
+    for spec in SPECS:
+        if spec.only_before_first_session:
+            counts += _ended(labelled, spec)
+        else:
+            counts += ~np.isnan(labelled.values[spec.label])
+    return counts
+
+
+def _ended(labelled: LabelledSnapshots, spec: ModelSpec) -> np.ndarray:
     # Before the data end and not at it: then the newest snapshot lies after all that was learned from, and a
     # model that is trained on the export may score it.
-    ends = labelled.snapshots + np.timedelta64(_LONGEST_LABEL_DAYS, "D")
-    known = [~np.isnan(labelled.values[spec.label]) for spec in _ALWAYS]
-    return np.logical_and.reduce([ends < labelled.data_end, *known])
+    return labelled.snapshots + np.timedelta64(spec.label_days, "D") < labelled.data_end
+
+
+def _labels_until(labelled: LabelledSnapshots, rows: np.ndarray) -> datetime:
+    """The last moment that a label of these rows depends on; the first snapshot when none has a label."""
+    last = labelled.snapshots[rows].min()
+    for spec in SPECS:
+        known = rows[~np.isnan(labelled.values[spec.label][rows])]
+        ends = labelled.snapshots[known] + np.timedelta64(spec.label_days, "D")
+        last = ends.max(initial=last)
+    return last.astype("datetime64[us]").item()
 
 
 def _segment_weights(customers: np.ndarray, codes: np.ndarray, segments: int) -> np.ndarray:

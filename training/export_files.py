@@ -34,6 +34,7 @@ from feature_repo.catalog import ALL_FEATURES_SERVICE, FeatureCatalog
 from feature_repo.files import sync
 from training.errors import TrainingError
 from training.export import Export
+from training.models import SPECS
 from training.records import (
     MANIFEST,
     MANIFEST_FORMAT,
@@ -154,6 +155,7 @@ def _write_files(export: Export, catalog: FeatureCatalog, folder: Path) -> dict[
         "sizes": {split: len(export.records[split]) for split in SPLITS},
         "customers_available": export.available,
         "segments": _counts(everything[SEGMENT]),
+        "labels_known": {spec.label: len(everything) - everything[spec.label].null_count for spec in SPECS},
         "feature_service": ALL_FEATURES_SERVICE,
         "columns": [{"name": field.name, "type": str(field.type)} for field in schema],
         "files": [_described(folder / name, count) for name, count in sorted(rows.items())],

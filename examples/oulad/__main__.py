@@ -49,8 +49,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
         withdrawal += ["--students", str(options.students)]
     steps = product_steps(as_of=as_of, split=workspace.split)
     steps.append(python_module("compare with withdrawals", "examples.oulad.withdrawal", *withdrawal))
-    report = ["--output", str(workspace.root / "report"), "--exports", str(workspace.root / "exports")]
-    steps.append(python_module("report", "report", *report))
+    steps.append(python_module("report", "report", "--output", str(workspace.root / "report")))
     seconds = run_steps(console, steps)
     console.rule("[bold]Summary", align="left")
     show_summary(console, report=str(workspace.root / "report" / "report.html"))

@@ -38,6 +38,8 @@ class Workspace:
             "WAREHOUSE_PATH": str(self.root / "warehouse.duckdb"),
             "FEATURE_EXPORT_DIR": str(self.root / "features"),
             "MODELS_DIR": str(self.root / "models"),
+            "TRAINING_EXPORT_DIR": str(self.root / "exports"),
+            "STREAM_DIR": str(self.root / "stream"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}",
             "FEAST_FS_YAML_FILE_PATH": str(self.root / "feature_store.yaml"),
             "DBT_TARGET_PATH": str(self.root / "target"),

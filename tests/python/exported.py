@@ -16,6 +16,7 @@ from training.export_files import write_export
 
 AS_OF = test_training.AS_OF
 SEED = 7
+NEWCOMERS = tuple(f"n{number:04d}" for number in range(9))
 SEGMENTS = (
     "case when days_since_last_session >= 30 then 'churned' when health_index >= 80 then 'thriving' when"
 )
@@ -23,9 +24,17 @@ SEGMENTS += " health_index >= 40 then 'healthy' else 'at_risk' end"
 
 
 def made_up_columns(customers: int) -> dict[str, np.ndarray]:
-    """The marketplace of test_training with another number of customers."""
+    """The marketplace of test_training with another number of customers, and the snapshot of its as-of day,
+    which NEWCOMERS have alone.
+    """
     with mock.patch.object(test_training, "CUSTOMERS", customers):
-        return made_up_snapshots()
+        columns = made_up_snapshots()
+    last = np.flatnonzero(columns["feature_timestamp"] == columns["feature_timestamp"].max())
+    newest = {name: values[last] for name, values in columns.items()}
+    newest["feature_timestamp"] = np.full(len(last), np.datetime64(AS_OF, "us"))
+    newcomers = {name: values[: len(NEWCOMERS)] for name, values in newest.items()}
+    newcomers["customer_id"] = np.array(NEWCOMERS)
+    return {name: np.concatenate([columns[name], newest[name], newcomers[name]]) for name in columns}
 
 
 def warehouse_with_segments(columns: dict[str, np.ndarray]) -> duckdb.DuckDBPyConnection:

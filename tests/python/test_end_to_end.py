@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -148,6 +149,33 @@ def test_predictions_are_the_boosters_to_the_last_bit(product: Product) -> None:
     assert np.array_equal(first[newcomers], expected["first_session_success"][newcomers])
     assert np.isnan(first[~newcomers]).all()
     assert newcomers.any()
+
+
+def test_exports_hold_every_customer_once_and_are_the_same_in_every_process(product: Product) -> None:
+    exported = []
+    for name in ("exports", "again"):
+        place = product.folder / name
+        command(product.environment, "training", "export", f"--to={place}")
+        exported.append({path.name: path.read_bytes() for path in place.iterdir()})
+    assert exported[0] == exported[1]
+    manifest = json.loads(exported[0]["manifest.json"])
+    # As 7,000, 1,500 and 1,500 of 10,000: nobody of the marketplace is missing.
+    assert manifest["sizes"] == {"train": 490, "validation": 105, "test": 105}
+    with duckdb.connect() as connection:
+        simulated = connection.execute(
+            f"select distinct customer_id from '{product.folder}/raw/raw_customers/*.parquet'"
+            " where customer_id < 'C98'"  # the others break the contract
+        ).fetchall()
+    records = [json.loads(line) for line in exported[0]["full_dataset.jsonl"].splitlines()]
+    assert sorted(record["customer_id"] for record in records) == sorted(row[0] for row in simulated)
+    labels = [name for name in records[0] if name.startswith("label_")]
+    names = load_catalog().names
+    assert len(names) == 59 and len(labels) == 5
+    for record in records:
+        assert list(record) == ["customer_id", "segment", *names, *labels]
+        assert {name for name, value in record.items() if value is None} <= set(labels)
+    complete = [name for name in labels if name != "label_first_session_success"]
+    assert 0.9 < np.mean([all(record[name] is not None for name in complete) for record in records]) < 1
 
 
 def test_daily_adds_one_day_and_repeats_safely(product: Product) -> None:

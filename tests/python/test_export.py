@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -21,7 +21,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from exported import AS_OF, SEED, contents, export_of, made_up_columns, warehouse_with_segments, written
+from exported import (
+    AS_OF,
+    NEWCOMERS,
+    SEED,
+    contents,
+    export_of,
+    made_up_columns,
+    warehouse_with_segments,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -32,7 +41,7 @@ from feature_repo.store import apply, open_store
 from training import export_files
 from training.__main__ import main
 from training.errors import TrainingError
-from training.export import STANDARD_SIZES, Export, draw_snapshots, scaled_sizes, split_customers
+from training.export import STANDARD_SIZES, Export, best_known, draw_snapshots, scaled_sizes, split_customers
 from training.export_files import (
     S3Prefix,
     check_destination,
@@ -52,6 +61,7 @@ FILES = {
     "entity_rows.parquet",
     MANIFEST,
 }
+COLUMNS_OF_KEY = ("customer_id", "event_timestamp")
 LONGEST = timedelta(days=max(spec.label_days for spec in SPECS))
 
 
@@ -100,34 +110,125 @@ def test_splits_are_disjoint_partition_the_whole_and_keep_the_groups(export: Exp
     groups = {name: set(customer_groups(customer_hashes(each))) for name, each in customers.items()}
     assert groups == {"train": {FIT, CHOOSE}, "validation": {CHOOSE, REPORT}, "test": {REPORT}}
     # 7,000 : 1,500 : 1,500 of fewer customers than that.
-    total = len(everyone)
-    assert len(customers["validation"]) == len(customers["test"]) == total * 1_500 // 10_000
-    assert len(customers["train"]) == total - 2 * len(customers["test"])
+    for name, size in STANDARD_SIZES.items():
+        assert abs(len(customers[name]) - len(everyone) * size / 10_000) < 1
 
 
-def test_every_record_is_a_mature_monday_and_every_customer_with_one_is_there(warehouse, export) -> None:
+def complete(row: dict) -> bool:
+    return row["event_timestamp"] + LONGEST < AS_OF
+
+
+def test_every_customer_has_a_record_and_a_complete_one_wherever_there_is_one(warehouse, export) -> None:
     rows = export.entity_rows.to_pylist()
-    assert all(row["event_timestamp"].weekday() == 0 for row in rows)
-    assert all(row["event_timestamp"] + LONGEST < AS_OF for row in rows)
-    expected = warehouse.execute(
-        "select distinct customer_id from labels.customer_labels where feature_timestamp < $1",
-        [AS_OF - LONGEST],
-    ).fetchall()
-    assert {row["customer_id"] for row in rows} == {row[0] for row in expected}
-    assert export.provenance.labels_until == max(row["event_timestamp"] for row in rows) + LONGEST < AS_OF
-    assert export.provenance.data_as_of == AS_OF
+    first = dict(
+        warehouse.execute(
+            "select customer_id, min(feature_timestamp) from labels.customer_labels"
+            " where feature_timestamp <= $1 group by all",
+            [AS_OF],
+        ).fetchall()
+    )
+    assert len(rows) == len(first) == export.available
+    assert {row["customer_id"] for row in rows} == first.keys() >= set(NEWCOMERS)
+    for row in rows:
+        drawn, earliest = row["event_timestamp"], first[row["customer_id"]]
+        assert drawn.weekday() == 0 or drawn == AS_OF
+        # As many labels are known of it as of the customer's first snapshot, of which most are.
+        assert matured(drawn) == matured(earliest), row
+    assert {complete(row) for row in rows} == {True, False}
+    assert all(row["event_timestamp"] == AS_OF for row in rows if row["customer_id"] in NEWCOMERS)
     # Not all at one end of their history.
-    assert len({row["event_timestamp"] for row in rows}) > 40
+    assert len({row["event_timestamp"] for row in rows if complete(row)}) > 40
 
 
-def test_the_newest_snapshot_lies_after_all_that_labels_depend_on(warehouse) -> None:
-    # On this day the labels of a Monday end at the data end; a model would not score that day's snapshot.
+def matured(snapshot: datetime, as_of: datetime = AS_OF) -> set[str]:
+    """The labels that are known of a snapshot; the first session's only where it applies."""
+    return {spec.label for spec in SPECS if snapshot + timedelta(days=spec.label_days) < as_of}
+
+
+def test_a_label_is_null_exactly_where_it_is_not_mature_or_does_not_apply(warehouse, export) -> None:
+    snapshots = dict(zip(*(export.entity_rows[name].to_pylist() for name in COLUMNS_OF_KEY), strict=True))
+    found = warehouse.execute(
+        f"select customer_id, feature_timestamp, {', '.join(LABELS)} from labels.customer_labels"
+    ).fetchall()
+    given = {(customer, snapshot): labels for customer, snapshot, *labels in found}
+    nulls = Counter()
+    for record in (row for name in SPLITS for row in export.records[name].to_pylist()):
+        snapshot = snapshots[record["customer_id"]]
+        for label, value in zip(LABELS, given[record["customer_id"], snapshot], strict=True):
+            known = label in matured(snapshot) and value is not None
+            assert (record[label] is not None) == known, (label, snapshot)
+            nulls[label] += not known
+    assert all(nulls[label] >= len(NEWCOMERS) for label in LABELS)
+    # The longer a label takes, the more records lack it.
+    assert nulls["label_session_velocity"] < nulls["label_churn_risk_14d"] < nulls["label_churn_risk_30d"]
+    assert nulls["label_churn_risk_30d"] < len(snapshots) / 3
+
+
+def test_what_comes_after_a_snapshot_moves_no_record(columns, export) -> None:
+    """Neither the choice of a snapshot nor what is null may hang on what labels say."""
+    other = dict(columns)
+    for spec in SPECS:
+        values = columns[spec.label].copy()
+        known = ~np.isnan(values)
+        values[known] = 1 - values[known] if spec.kind == "probability" else 7.5
+        other[spec.label] = values
+    with warehouse_with_segments(other) as changed:
+        again = export_of(changed)
+    assert again.entity_rows.equals(export.entity_rows)
+    for name in SPLITS:
+        one, two = export.records[name], again.records[name]
+        assert one.drop_columns(LABELS).equals(two.drop_columns(LABELS))
+        assert [one[label].is_null() for label in LABELS] == [two[label].is_null() for label in LABELS]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=60))
+def test_the_best_known_rows_are_those_of_each_customer_with_most_labels(rows) -> None:
+    hashes, known = (np.array([row[i] for row in rows], dtype=np.int64) for i in (0, 1))
+    expected = [
+        number
+        for number, (customer, labels) in enumerate(rows)
+        if labels == max(other for same, other in rows if same == customer)
+    ]
+    assert best_known(hashes, known).tolist() == expected
+
+
+def test_labels_end_before_the_data_end_whatever_day_it_is(warehouse) -> None:
+    # Labels end at midnights after Mondays; as of such a midnight the label that ends there does not count,
+    # as a model that learned from it would not score that day's snapshot.
     monday = AS_OF - timedelta(days=14 * 7)
-    early = export_of(warehouse, as_of=monday + LONGEST)
-    assert early.entity_rows["event_timestamp"].to_pandas().max() == monday - timedelta(days=7)
-    assert early.provenance.labels_until < early.provenance.data_as_of
-    late = export_of(warehouse, as_of=monday + LONGEST + timedelta(days=1))
-    assert late.entity_rows["event_timestamp"].to_pandas().max() == monday
+    for spec in SPECS:
+        as_of = monday + timedelta(days=spec.label_days)
+        for day in (as_of, as_of + timedelta(days=1)):
+            export = export_of(warehouse, as_of=day)
+            assert export.provenance.data_as_of == day
+            assert export.provenance.labels_until == labels_end(export) < day
+    whole = export_of(warehouse, as_of=monday + LONGEST)
+    assert latest_complete(whole) == monday - timedelta(days=7)
+    assert latest_complete(export_of(warehouse, as_of=monday + LONGEST + timedelta(days=1))) == monday
+
+
+def labels_end(export: Export) -> datetime:
+    """The last moment that a label of the export depends on."""
+    snapshots = dict(zip(*(export.entity_rows[name].to_pylist() for name in COLUMNS_OF_KEY), strict=True))
+    return max(
+        snapshots[record["customer_id"]] + timedelta(days=spec.label_days)
+        for name in SPLITS
+        for record in export.records[name].to_pylist()
+        for spec in SPECS
+        if record[spec.label] is not None
+    )
+
+
+def latest_complete(export: Export) -> datetime:
+    """The latest snapshot in the export with all the labels that every snapshot gets."""
+    always = [spec.label for spec in SPECS if not spec.only_before_first_session]
+    snapshots = dict(zip(*(export.entity_rows[name].to_pylist() for name in COLUMNS_OF_KEY), strict=True))
+    return max(
+        snapshots[record["customer_id"]]
+        for name in SPLITS
+        for record in export.records[name].to_pylist()
+        if all(record[label] is not None for label in always)
+    )
 
 
 def test_records_equal_the_warehouse_to_the_last_bit(warehouse, folder: Path) -> None:
@@ -153,12 +254,14 @@ def test_records_equal_the_warehouse_to_the_last_bit(warehouse, folder: Path) ->
             expected = known[record["customer_id"], snapshots[record["customer_id"]]]
             for column in COLUMNS:
                 wanted = expected[column]
+                if column.startswith("label_") and column not in matured(snapshots[record["customer_id"]]):
+                    wanted = None
                 if wanted is not None and column.startswith("label_"):
                     kind = next(spec.kind for spec in SPECS if spec.label == column)
                     wanted = int(wanted) if kind == "probability" else float(wanted)
                 assert bits(record[column]) == bits(same[column]) == bits(wanted), column
             counted[record["label_first_session_success"] is None] += 1
-            assert all(record[column] is not None for column in COLUMNS if column != LABELS[-1])
+            assert all(record[column] is not None for column in COLUMNS if column not in LABELS)
     assert counted[True] and counted[False]
 
 
@@ -199,7 +302,8 @@ def test_standard_sizes_scale_to_what_there_is(available: int) -> None:
     sizes = scaled_sizes(STANDARD_SIZES, available)
     assert sum(sizes.values()) == min(available, 10_000)
     for name, size in sizes.items():
-        assert abs(size - STANDARD_SIZES[name] * min(available, 10_000) / 10_000) < 2
+        assert abs(size - STANDARD_SIZES[name] * min(available, 10_000) / 10_000) < 1
+        assert size <= STANDARD_SIZES[name]
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
@@ -279,6 +383,10 @@ def test_the_manifest_lists_every_file_with_its_checksum(folder: Path, export: E
     assert manifest["seed"] == SEED and manifest["data_as_of"] == AS_OF.isoformat()
     segments = Counter(record["segment"] for record in json_records(folder, "full_dataset"))
     assert manifest["segments"] == segments
+    known = Counter()
+    for record in json_records(folder, "full_dataset"):
+        known.update(label for label in LABELS if record[label] is not None)
+    assert manifest["labels_known"] == known
 
 
 def test_equal_data_give_equal_bytes_whatever_their_order(columns, folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+import redis
 from conftest import dbt_build
 from test_feast import CATALOG, LAST_RUN, synthetic_snapshots, write_configuration, write_warehouse
+from test_materialization import OURS, configured
 
 from feature_repo.store import apply, materialize, open_store
 from scoring.__main__ import main
@@ -64,11 +66,19 @@ def without(rows: dict, customer: str) -> dict:
     return {place: [row for row in each if customer not in row] for place, each in rows.items()}
 
 
+@pytest.mark.parametrize("store_type", ["sqlite", "redis"])
 def test_no_trace_stays_and_nobody_else_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store_type: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    port = request.getfixturevalue("redis_port") if store_type == "redis" else None
+    if port is not None:
+        redis.Redis(port=port, db=1).flushdb()  # what other tests left there
     warehouse = write_warehouse(tmp_path, synthetic_snapshots(CATALOG), CATALOG)
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(write_configuration(tmp_path)))
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(configured(tmp_path, OURS, port)))
     monkeypatch.setenv("FEATURE_EXPORT_DIR", str(warehouse.exports))
     monkeypatch.setenv("WAREHOUSE_PATH", str(warehouse.path))
     monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
@@ -107,13 +117,18 @@ def test_no_trace_stays_and_nobody_else_changes(
     service = store.get_feature_service("customer_360")
     served = store.get_online_features(service, [{CATALOG.entity_key: CUSTOMER}]).to_dict()
     assert {served[name][0] for name in CATALOG.names} == {None}
+    others = store.get_online_features(service, [{CATALOG.entity_key: OTHER}]).to_dict()
+    assert None not in {others[name][0] for name in CATALOG.names}
+    if port is not None:
+        keys = list(redis.Redis(port=port, db=1).scan_iter())
+        assert keys and not any(CUSTOMER.encode() in key for key in keys)
 
     with duckdb.connect(str(warehouse.path), read_only=True) as connection:
         log = connection.execute("select * from raw.forgotten_customers").fetchall()
     assert CUSTOMER not in str(log)
     assert {place for *_, place, _ in log} >= {
         "features.customer_features",
-        "online store (sqlite)",
+        f"online store ({store_type})",
         "training export",
         "stream ledger",
         "stream history",

@@ -499,6 +499,15 @@ def test_everything_is_built_in_a_place_of_its_own(built: tuple[Path, str]) -> N
     assert tracked.stdout == ""
 
 
+def test_no_command_that_is_pointed_here_leaves_the_workspace(tmp_path: Path) -> None:
+    """Every variable that operations.md names for a place of data has one of the example's own."""
+    documented = re.findall(r"^\| `([A-Z_]+)` \| `(\S+)` \|", (ROOT / "docs/operations.md").read_text(), re.M)
+    places = {name for name, default in documented if "data/" in default} | {"FEAST_FS_YAML_FILE_PATH"}
+    assert {"WAREHOUSE_PATH", "TRAINING_EXPORT_DIR", "STREAM_DIR"} < places
+    environment = Workspace(tmp_path).environment()
+    assert [name for name in sorted(places) if str(tmp_path) not in environment.get(name, "")] == []
+
+
 @needs_oulad
 def test_no_row_breaks_the_contract_but_a_registration_without_a_date(built: tuple[Path, str]) -> None:
     out, _ = built

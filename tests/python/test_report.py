@@ -32,6 +32,7 @@ from simulator.__main__ import main as simulate
 from simulator.calibration import REFERENCE
 from training import fit
 from training.dataset import data_end_of
+from training.models import SPECS
 from training.run import Settings, train
 from training.split import REPORT, customer_groups, customer_hashes
 
@@ -461,11 +462,34 @@ def test_exported_files_are_shown_when_there_are_any(sources, tmp_path, files):
     (tmp_path / "manifest.json").write_text(json.dumps({"files": [entry, other]}))
     section = sections_data.files_and_sizes(replace(sources, exports_dir=tmp_path))
     rows = [list(row) for block in section.blocks if isinstance(block, Table) for row in block.rows]
-    assert ["`train.jsonl`", "6,543", "12.3 MB", "abababababab", "7,000"] in rows
-    assert ["`train.parquet`", "1", "0.0 kB", "cdcdcdcdcdcd", NOTHING] in rows
-    assert not any(
-        "training export" in block.text for block in section.blocks if isinstance(block, Paragraph)
-    )
+    assert ["`train.jsonl`", "6,543", "7,000", "12.3 MB", "abababababab"] in rows
+    assert ["`train.parquet`", "1", NOTHING, "0.0 kB", "cdcdcdcdcdcd"] in rows
+    assert not any("were not written here" in text for text in paragraphs(section))
+
+
+def test_labels_and_age_of_exported_files_are_told(sources, tmp_path):
+    newest = figures.history(sources.warehouse)["last_snapshot"]
+    known = {spec.label: 90 - number for number, spec in enumerate(SPECS)}
+    manifest = {
+        "files": [{"file": "train.jsonl", "rows": 70, "bytes": 1, "sha256": "ab" * 32}],
+        "sizes": {"train": 70, "validation": 15, "test": 15},
+        "labels_known": known,
+        "data_as_of": f"{newest}T00:00:00",
+    }
+    shown = {}
+    for as_of in (f"{newest}T00:00:00", "2024-01-01T00:00:00"):
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "data_as_of": as_of}))
+        shown[as_of] = sections_data.files_and_sizes(replace(sources, exports_dir=tmp_path))
+    fresh, stale = shown.values()
+    rows = [list(row) for block in fresh.blocks if isinstance(block, Table) for row in block.rows]
+    for label, count_ in known.items():
+        assert [f"`{label}`", str(count_), str(100 - count_)] in rows
+    assert not any("writes them anew" in text for text in paragraphs(fresh))
+    assert any(f"as of 2024-01-01 and the warehouse is as of {newest}" in text for text in paragraphs(stale))
+
+
+def paragraphs(section):
+    return [block.text for block in section.blocks if isinstance(block, Paragraph)]
 
 
 def test_simulator_and_report_share_the_reference():

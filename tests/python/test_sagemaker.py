@@ -154,6 +154,26 @@ def job(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     return base / "ml", run
 
 
+def customers_with_label(records: dict[str, pa.Table]) -> dict[str, set[str]]:
+    """The customers whose record has the label of a model and is of its population, by the model's name."""
+    rows = [row for table in records.values() for row in table.to_pylist()]
+    return {
+        name: {
+            row["customer_id"]
+            for row in rows
+            if row[spec.label] is not None
+            and not (spec.only_before_first_session and row["total_sessions_lifetime"])
+        }
+        for name, spec in SPEC.items()
+    }
+
+
+def customers_of_the_report_group(records: dict[str, pa.Table]) -> set[str]:
+    customers = [name for table in records.values() for name in table["customer_id"].to_pylist()]
+    groups = customer_groups(customer_hashes(customers))
+    return {name for name, group in zip(customers, groups, strict=True) if group == REPORT}
+
+
 # ----------------------------------------------------------------------------------------------------------
 # A job
 # ----------------------------------------------------------------------------------------------------------
@@ -179,11 +199,8 @@ def test_a_job_leaves_the_release_that_the_same_training_makes_here(job, folder:
         assert release.models[name].booster_text == expected.booster_text
         own = features[:, [CATALOG.names.index(feature) for feature in expected.features]]
         assert np.array_equal(predictions[name], expected.predict(own))
-    learned = {
-        *records["train"]["customer_id"].to_pylist(),
-        *records["validation"]["customer_id"].to_pylist(),
-    }
-    learned = [name for name in learned if customer_groups(customer_hashes([name]))[0] != REPORT]
+    held_out = {*records["test"]["customer_id"].to_pylist(), *customers_of_the_report_group(records)}
+    learned = {name for known in customers_with_label(records).values() for name in known} - held_out
     assert release.training_rows == len(learned)
 
 
@@ -261,6 +278,19 @@ def test_train_fits_validation_chooses_test_reports_and_held_out_customers_stay_
     # Some customers of the held-out group are in validation, so there was something to leave out.
     validation = customer_groups(customer_hashes(export.records["validation"]["customer_id"].to_pylist()))
     assert (validation == REPORT).any()
+
+
+def test_each_model_learns_from_every_record_with_its_label_and_from_no_other(export: Export) -> None:
+    records = dict(export.records)
+    known = customers_with_label(records)
+    left_out = customers_of_the_report_group(records) - set(records["test"]["customer_id"].to_pylist())
+    for name, own in examples_of(records, CATALOG).items():
+        assert set(own.customer_ids) == known[name] - left_out, name
+    # Newcomers have some labels and lack others, so the models differ in what they learn from.
+    assert known["churn_risk_30d"] < known["churn_risk_14d"] < known["session_velocity"]
+    assert known["session_velocity"] < {
+        name for each in records.values() for name in each["customer_id"].to_pylist()
+    }
 
 
 def test_a_customer_in_two_splits_is_refused(export: Export) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from simulator.__main__ import main
 from simulator.behaviour import Outlook
-from simulator.config import Config
+from simulator.config import Config, Marketplace
 from simulator.delivery import REASONS
 from simulator.simulation import simulate
 from simulator.truth import true_risks
@@ -59,10 +59,18 @@ TYPES = {
 }
 
 
-def run(directory: Path, end: date = END, customers: int = 250, seed: int = 7) -> Path:
+def run(directory: Path, end: date = END, customers: int = 250, seed: int = 7, **market: object) -> Path:
     """A small marketplace in small chunks, so that more than one chunk takes part."""
     simulate(
-        Config(customers=customers, seed=seed, start=START, end=end, signup_days=364, chunk_customers=100),
+        Config(
+            customers=customers,
+            seed=seed,
+            start=START,
+            end=end,
+            signup_days=364,
+            chunk_customers=100,
+            marketplace=Marketplace(**market),
+        ),
         directory,
     )
     return directory
@@ -319,6 +327,88 @@ def test_weekly_lessons_vary_less_than_poisson(raw: Path) -> None:
             select var_samp(n) / avg(n) as spread from weekly group by customer_id having avg(n) > 0)""",
     )
     assert ratio < 0.85
+
+
+FIRST_BROKEN = {
+    "raw_customers": "C98",
+    "raw_sessions": "S999",
+    "raw_calls": "K999",
+    "raw_payments": "P999",
+}
+"""Keys from these on belong to rows that break the contract."""
+
+# Customers by whether a snapshot sees them: some event of theirs in the 90 days before it, known by then.
+# Snapshots are Mondays from 120 days after the first signup on.
+UNSEEN = """
+    with person as (
+        select customer_id, min(signed_up_at) as signed_up_at, min(loaded_at) as loaded_at
+        from {raw_customers} where customer_id < 'C98' group by all
+    ),
+    event as (
+        select customer_id, signed_up_at as happened, loaded_at from person
+        union all select customer_id, occurred_at, loaded_at from {raw_app_events} where event_id < 'E999'
+        union all select customer_id, attempted_at, loaded_at from {raw_payments}
+            where payment_id < 'P999' and status in ('succeeded', 'failed')
+        union all select customer_id, called_at, loaded_at from {raw_calls}
+            where call_id < 'K999' and direction = 'inbound'
+        union all select customer_id, resolved_at, loaded_at from {raw_sessions}
+            where session_id < 'S999' and status = 'completed'
+    ),
+    snapshot as (
+        select day from (select unnest(generate_series(timestamp '2024-07-01', timestamp '2025-02-24',
+            interval 7 day)) as day)
+        where day >= (select min(signed_up_at) from person) + interval 120 day
+        union all select timestamp '2025-03-01'
+    )
+    select customer_id from person
+    where customer_id not in (
+        select customer_id from event join snapshot
+            on happened >= day - interval 90 day and happened < day and loaded_at - interval 6 hour < day
+    )
+"""
+
+
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_every_customer_is_seen_at_some_snapshot(tmp_path: Path, seed: int) -> None:
+    raw = run(tmp_path / "raw", customers=500, seed=seed)
+    assert query(raw, UNSEEN) == []
+    # Without the lasting terms, customers of the first weeks leave before anything is computed about them.
+    without = run(tmp_path / "without", customers=500, seed=seed, provisional_days=0)
+    assert len(query(without, UNSEEN)) >= 2
+
+
+def test_agreeing_to_terms_is_a_login_and_changes_nothing_else(tmp_path: Path) -> None:
+    raw, without = run(tmp_path / "raw"), run(tmp_path / "without", provisional_days=0)
+    for table in FIRST_BROKEN:
+        genuine = f"{KEYS[table]} < '{FIRST_BROKEN[table]}' and customer_id < 'C98'"
+        one, other = (
+            query(place, f"select distinct * from {{{table}}} where {genuine} order by all")
+            for place in (raw, without)
+        )
+        assert one == other, table
+    logins, early, first, last = query(
+        raw,
+        f"""
+        with event as (
+            select distinct customer_id, occurred_at, event_type from {{raw_app_events}}
+            where event_id < 'E999'
+            except select customer_id, occurred_at, event_type
+                from read_parquet('{without}/raw_app_events/*.parquet')
+        ),
+        person as (
+            select customer_id, min(signed_up_at) as signed_up_at from {{raw_customers}}
+            where customer_id < 'C98' group by all
+        ),
+        opened as (select date_trunc('day', min(signed_up_at)) as day from person)
+        select
+            (select count(distinct customer_id) from event where event_type = 'login'),
+            (select count(*) from person, opened where signed_up_at < day + interval 42 day),
+            (select min(occurred_at - day) from event, opened),
+            (select max(occurred_at - day) from event, opened)
+        """,
+    )[0]
+    assert logins == early > 40
+    assert timedelta(days=42) <= first and last < timedelta(days=73)
 
 
 def test_truth_has_a_row_a_customer_a_week_and_probabilities(raw: Path) -> None:

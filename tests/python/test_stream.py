@@ -261,10 +261,8 @@ def test_events_streamed_in_end_as_a_night_over_them(
     )
     events[10:10] = [("raw_customers", newcomer), ("raw_sessions", rating)]
     stream = place.stream(models)
-    one_by_one, together = events[:14], events[14:]
-    for table, row in one_by_one:
+    for table, row in events:
         stream.process(records(text(table, row)))
-    stream.process(records(*(text(table, row) for table, row in together)))
     assert stream.snapshot == TOMORROW.date()
 
     place.build(TOMORROW)
@@ -275,7 +273,7 @@ def test_events_streamed_in_end_as_a_night_over_them(
     assert len(published) > 20
     assert differences_from_warehouse(place, stream, TOMORROW) == []
 
-    # The stream goes on after the night, from what the night read.
+    # The stream goes on after the night, from what the night read, now with events that come together.
     stream.follow_nights()
     assert stream.snapshot == (TOMORROW + DAY).date()
     assert stream.ledger.published(stream.snapshot) == []
@@ -987,3 +985,64 @@ def test_the_command_reads_a_file_and_tells(
     alerts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (CALLS, "plain_0") in {(alert["rule"], alert["customer_id"]) for alert in alerts}
     assert {rule.name for rule in RULES} >= {alert["rule"] for alert in alerts}
+
+
+def run_until_two_calls(place: Place, patch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """The command, interrupted when the feed has both calls and what is due was told."""
+    original = Stream.send_alerts
+
+    def send_alerts(stream: Stream) -> None:
+        original(stream)
+        if len(place.feed("raw_calls")) == 2:
+            raise KeyboardInterrupt
+
+    with patch.context() as patched:
+        patched.setattr(Stream, "send_alerts", send_alerts)
+        assert main([*arguments, "--folder", str(place.folder / "stream")]) == 130
+
+
+def test_the_command_reads_kinesis_and_tells_sns(
+    place: Place, models: Models, aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    monkeypatch.setattr("streaming.service.compile_models", lambda folder, variables: models)
+    kinesis, sns, sqs = boto3.client("kinesis"), boto3.client("sns"), boto3.client("sqs")
+    kinesis.create_stream(StreamName="events", ShardCount=2)
+    topic = sns.create_topic(Name="alerts")["TopicArn"]
+    queue = sqs.create_queue(QueueName="alerts")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    for number in (1, 2):
+        event = call(number, "plain_0", MORNING + number * HOUR)
+        kinesis.put_record(StreamName="events", Data=event, PartitionKey=str(number))
+    # Started again, it goes on after what it has read.
+    for _ in range(2):
+        run_until_two_calls(place, monkeypatch, "--kinesis", "events", "--sns", topic)
+    assert place.online(["plain_0"])["plain_0"]["ib_call_count_14d"] == 2
+    bodies = [
+        json.loads(message["Body"])
+        for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+    ]
+    alerts = [json.loads(body["Message"]) for body in bodies]
+    assert [(alert["rule"], alert["customer_id"]) for alert in alerts].count((CALLS, "plain_0")) == 1
+    assert len({alert["alert_id"] for alert in alerts}) == len(alerts)
+
+
+def test_the_command_reads_a_redis_stream(
+    place: Place, models: Models, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    monkeypatch.setattr("streaming.service.compile_models", lambda folder, variables: models)
+    client, told = redis.Redis.from_url(redis_url), tmp_path / "alerts.jsonl"
+    for number in (1, 2):
+        client.xadd("day", {"event": call(number, "plain_0", MORNING + number * HOUR)})
+    for _ in range(2):
+        run_until_two_calls(
+            place, monkeypatch, "--redis", "day", "--redis-url", redis_url, "--alerts", str(told)
+        )
+    assert place.online(["plain_0"])["plain_0"]["ib_call_count_14d"] == 2
+    alerts = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [(alert["rule"], alert["customer_id"]) for alert in alerts].count((CALLS, "plain_0")) == 1
+    assert client.xpending("day", "customer_health")["pending"] == 0
