@@ -11,6 +11,7 @@
 {% macro rows_to_judge(table_name, of_customer=true) -%}
     {%- set columns = raw_column_names(table_name) | join(', ') -%}
     {%- set key = raw_key(table_name) -%}
+    {%- set last_run = '(select coalesce(max(recorded_in), 0) from ' ~ this ~ ')' -%}
     select {{ columns }}
     from source
     {%- if is_incremental() %}
@@ -26,13 +27,24 @@
                 from source
                 {%- if of_customer %}
                 union
+                {# Rows of a customer who is new are among the rejected ones, which spares the look at all others. -#}
+                select {{ key | join(', ') }}
+                from {{ this }}
+                where
+                    replaced_in is null
+                    and rejection_reason = 'unknown_customer'
+                    and customer_id in (
+                        select arrived_customer_id from arrivals
+                        where arrived_in > {{ last_run }}
+                    )
+                union
                 select {{ key | join(', ') }}
                 from {{ this }}
                 where
                     replaced_in is null
                     and customer_id in (
                         select arrived_customer_id from arrivals
-                        where changed_in > (select coalesce(max(recorded_in), 0) from {{ this }})
+                        where changed_in > {{ last_run }} and arrived_in <= {{ last_run }}
                     )
                 {%- endif %}
             ) as touched

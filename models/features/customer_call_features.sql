@@ -5,7 +5,7 @@ with sums as (
 final as (
     select
         customer_id,
-        cast(snapshot_date as timestamp) as feature_timestamp,
+        feature_timestamp,
         {%- for days in window_days() %}
         cast(inbound_calls_{{ days }}d as integer) as ib_call_count_{{ days }}d,
         {%- endfor %}

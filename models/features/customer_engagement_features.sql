@@ -5,7 +5,7 @@ with sums as (
 final as (
     select
         customer_id,
-        cast(snapshot_date as timestamp) as feature_timestamp,
+        feature_timestamp,
         {%- for days in window_days() %}
         cast(logins_{{ days }}d as integer) as login_count_{{ days }}d,
         {%- endfor %}

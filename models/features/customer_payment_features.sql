@@ -5,7 +5,7 @@ with sums as (
 windowed as (
     select
         customer_id,
-        snapshot_date,
+        feature_timestamp,
         {%- for days in window_days() %}
         {{ ratio(
             'succeeded_payments_' ~ days ~ 'd', '(succeeded_payments_' ~ days ~ 'd + failed_payments_' ~ days ~ 'd)',
@@ -25,7 +25,7 @@ windowed as (
 final as (
     select
         customer_id,
-        cast(snapshot_date as timestamp) as feature_timestamp,
+        feature_timestamp,
         {%- for name in ['payment_success_rate', 'payment_amount'] %}
         {%- for days in window_days() %}
         {{ name }}_{{ days }}d,

@@ -9,7 +9,7 @@ profiles as (
 final as (
     select
         sums.customer_id,
-        cast(sums.snapshot_date as timestamp) as feature_timestamp,
+        sums.feature_timestamp,
         cast({{ whole_days('sums.signed_up_at', 'sums.snapshot_date') }} as integer) as customer_tenure_days,
         profiles.subscription_tier,
         profiles.acquisition_channel,
@@ -18,7 +18,7 @@ final as (
     inner join profiles
         on
             sums.customer_id = profiles.customer_id
-            and sums.snapshot_date = profiles.snapshot_date
+            and sums.feature_timestamp = profiles.feature_timestamp
 )
 
 select * from final

@@ -9,7 +9,7 @@ session_order as (
 windowed as (
     select
         customer_id,
-        snapshot_date,
+        feature_timestamp,
         {%- for days in window_days() %}
         cast(completed_sessions_{{ days }}d as integer) as session_count_{{ days }}d,
         completed_sessions_{{ days }}d * cast(7.0 as double) / {{ days }} as session_frequency_{{ days }}d,
@@ -34,7 +34,7 @@ windowed as (
 final as (
     select
         windowed.customer_id,
-        cast(windowed.snapshot_date as timestamp) as feature_timestamp,
+        windowed.feature_timestamp,
         {%- for name in ['session_count', 'session_frequency', 'avg_rating', 'cancellation_rate', 'no_show_rate',
             'avg_session_duration'] %}
         {%- for days in window_days() %}
@@ -53,7 +53,7 @@ final as (
     inner join session_order
         on
             windowed.customer_id = session_order.customer_id
-            and windowed.snapshot_date = session_order.snapshot_date
+            and windowed.feature_timestamp = session_order.feature_timestamp
 )
 
 select * from final

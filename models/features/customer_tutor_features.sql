@@ -10,7 +10,7 @@ session_order as (
 final as (
     select
         sums.customer_id,
-        cast(sums.snapshot_date as timestamp) as feature_timestamp,
+        sums.feature_timestamp,
         cast(session_order.primary_subject as integer) as primary_subject,
         session_order.tutor_consistency_score,
         session_order.primary_tutor_rating,
@@ -29,7 +29,7 @@ final as (
     inner join session_order
         on
             sums.customer_id = session_order.customer_id
-            and sums.snapshot_date = session_order.snapshot_date
+            and sums.feature_timestamp = session_order.feature_timestamp
 )
 
 select * from final

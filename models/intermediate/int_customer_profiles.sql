@@ -53,6 +53,7 @@ final as (
     select
         profiles.customer_id,
         profiles.snapshot_date,
+        cast(profiles.snapshot_date as timestamp) as feature_timestamp,
         {%- for attribute in attributes %}
         coalesce({{ attribute }}_codes.code, -1) as {{ attribute }}{{ ',' if not loop.last }}
         {%- endfor %}

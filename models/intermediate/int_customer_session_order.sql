@@ -30,42 +30,34 @@ known as (
     where snapshot_date = {{ before }}
 ),
 
-completed_facts as (
-    select
-        customer_id,
-        resolved_at,
-        visible_from,
-        visible_until
-    from {{ ref('int_session_outcomes') }}
-    where status = 'completed'
-),
-
--- A version was recorded or replaced since, or a fact of one came into sight or out of it.
+-- Whose sessions or ratings have a version that was recorded or replaced since, or that a snapshot sees or no longer sees
+-- for the first time since
 changed_customers as (
     select customer_id
     from {{ ref('base_sessions') }}
     where
         {{ is_version() }}
         and (status = 'completed' or rating is not null)
-        and (recorded_in > {{ last_run.recorded_in }} or replaced_in > {{ last_run.recorded_in }})
-    union
-    select customer_id
-    from completed_facts
-    where visible_from > {{ before }} or visible_until > {{ before }}
-    union
-    select customer_id
-    from {{ ref('int_session_ratings') }}
-    where visible_from > {{ before }} or visible_until > {{ before }}
+        and (
+            recorded_in > {{ last_run.recorded_in }}
+            or replaced_in > {{ last_run.recorded_in }}
+            or in_force_from > {{ before }}
+            or in_force_until > {{ before }}
+            or resolved_at >= {{ before }}
+            or rated_at >= {{ before }}
+        )
 ),
 
 -- The days that the window of switches has left behind since
 days_left_behind as (
-    select distinct completed_facts.customer_id
-    from completed_facts
+    select sessions.customer_id
+    from {{ ref('base_sessions') }} as sessions
     cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
     where
-        completed_facts.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
-        and completed_facts.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
+        {{ is_current_version() }}
+        and sessions.status = 'completed'
+        and sessions.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
+        and sessions.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
 ),
 
 unchanged as (
@@ -673,6 +665,7 @@ final as (
     select
         found.customer_id,
         found.snapshot_date,
+        cast(found.snapshot_date as timestamp) as feature_timestamp,
         found.primary_tutor_id,
         found.primary_subject,
         found.tutor_consistency_score,

@@ -39,21 +39,25 @@ final as (
         arrivals.customer_id,
         arrivals.arrived_from,
         first_versions.signed_up_at as first_signed_up_at,
+        {%- if is_incremental() %}
+        coalesce(known.arrived_in, {{ this_run() }}) as arrived_in,
+        {%- else %}
+        {{ this_run() }} as arrived_in,
+        {%- endif %}
         {{ this_run() }} as changed_in
     from arrivals
     left join first_versions
         on
             arrivals.customer_id = first_versions.customer_id
             and first_versions.age = 1
+    {%- if is_incremental() %}
+    left join {{ this }} as known
+        on arrivals.customer_id = known.customer_id
+    where
+        known.customer_id is null
+        or known.arrived_from <> arrivals.arrived_from
+        or known.first_signed_up_at is distinct from first_versions.signed_up_at
+    {%- endif %}
 )
 
 select * from final
-{%- if is_incremental() %}
-where not exists (
-    select 1 from {{ this }} as known
-    where
-        known.customer_id = final.customer_id
-        and known.arrived_from = final.arrived_from
-        and known.first_signed_up_at is not distinct from final.first_signed_up_at
-)
-{%- endif %}

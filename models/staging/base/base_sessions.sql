@@ -10,6 +10,7 @@ arrivals as (
         customer_id as arrived_customer_id,
         arrived_from,
         first_signed_up_at,
+        arrived_in,
         changed_in
     from {{ ref('base_customer_arrivals') }}
 ),
