@@ -49,6 +49,7 @@ from scoring.arrow import ArrowAddress, find_columns, incomplete_rows
 from scoring.compiled import (
     BLOCK,
     FEW_LEAVES,
+    GROUP,
     NAN_AND_ZERO_LEFT,
     NAN_AND_ZERO_RIGHT,
     NAN_IS_ZERO,
@@ -108,9 +109,6 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
     kind: list[np.ndarray] = []
     region: list[int] = []
     categories: list[np.ndarray | None] = []
-    node_plane: list[int] = []
-    toggle_plane: list[int] = []
-    node_toggles = [0]
     leaf_values: list[np.ndarray] = []
     tree_nodes, tree_leaves, tree_planes, model_trees = [0], [0], [], [0]
     for booster in boosters:
@@ -125,19 +123,10 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
             categories += [tree.categories[node] for node in order.nodes]
             tree_nodes.append(len(region))
 
-            numbers, planes = _numbered_regions(order.regions)
-            for node, split in enumerate(order.regions):
-                change = numbers[split] ^ numbers[node + 1]
-                first, *others = (plane for plane in range(planes) if change >> plane & 1)
-                node_plane.append(first)
-                toggle_plane += others
-                node_toggles.append(len(toggle_plane))
-            tree_planes.append(planes)
-
-            values = np.zeros(max(1 << planes, FEW_LEAVES))
-            values[numbers] = tree.leaf_value[order.leaves]
-            leaf_values.append(values)
-            tree_leaves.append(tree_leaves[-1] + len(values))
+            leaves = len(order.leaves)
+            tree_planes.append(max(len(nodes).bit_length(), FEW_LEAVES.bit_length() - 1))
+            leaf_values.append(np.pad(tree.leaf_value[order.leaves], (0, -leaves % FEW_LEAVES)))
+            tree_leaves.append(tree_leaves[-1] + len(leaf_values[-1]))
         model_trees.append(len(tree_planes))
 
     tests = _Tests(_joined(feature, np.int64), _joined(threshold, np.float64), _joined(kind, np.int64))
@@ -155,9 +144,6 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
         node_mask=tests.mask,
         node_region=np.array(region, dtype=np.int32),
         tree_nodes=np.array(tree_nodes, dtype=np.int64),
-        node_plane=np.array(node_plane, dtype=np.int32),
-        node_toggles=np.array(node_toggles, dtype=np.int64),
-        toggle_plane=np.array(toggle_plane, dtype=np.int32),
         tree_planes=np.array(tree_planes, dtype=np.int64),
         tree_leaves=np.array(tree_leaves, dtype=np.int64),
         leaf_values=_joined(leaf_values, np.float64),
@@ -165,27 +151,8 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
         sigmoid=np.array([np.nan if booster.sigmoid is None else booster.sigmoid for booster in boosters]),
         masks=tests.count,
         slots=max((used for _, _, _, used, *_ in tests.categoricals), default=0),
-        regions=1 + max(np.diff(tree_nodes), default=0),
+        regions=(1 + max(np.diff(tree_nodes), default=0) // FEW_LEAVES) * FEW_LEAVES,
     )
-
-
-def _numbered_regions(splits: Sequence[int]) -> tuple[list[int], int]:
-    """A number for each region, and the number of bits that hold them all.
-
-    `splits` lists the regions in the order in which each loses rows to the next new one. That one's number
-    differs from its own in as few bits as numbers are left to have.
-    """
-    planes = len(splits).bit_length()
-    left = set(range(1, 1 << planes))
-    numbers = [0]
-    for split in splits:
-        own = numbers[split]
-        number = next((own ^ 1 << plane for plane in range(planes) if own ^ 1 << plane in left), None) or min(
-            left, key=lambda other: ((own ^ other).bit_count(), other)
-        )
-        left.remove(number)
-        numbers.append(number)
-    return numbers, planes
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
@@ -242,16 +209,20 @@ class _Tests:
         for feature, form in pairs.T.tolist():
             nodes = np.flatnonzero((self.feature == feature) & (self.form == form) & ~self.is_categorical)
             cuts, position = np.unique(self.threshold[nodes], return_inverse=True)
-            self.mask[nodes] = self.count + 1 + position
-            size = 1 << len(cuts).bit_length()
-            self.thresholds.append(np.concatenate([cuts, np.full(size - 1 - len(cuts), np.inf)]))
+            self.mask[nodes] = self.count + position
+            ends = cuts[GROUP - 1 : -1 : GROUP]
+            for part in (ends, cuts):
+                self.thresholds.append(np.pad(part, (0, -len(part) % GROUP), constant_values=np.inf))
             lowest, found = _whole_numbers(cuts, form)
             self.whole_numbers.append(found)
             self.lowest_whole.append(lowest)
-            self.numbers.append((feature, form, first, size, len(cuts), self.count, first_whole, len(found)))
-            first += size - 1
+            end_groups = -(-len(ends) // GROUP)
+            self.numbers.append(
+                (feature, form, first, end_groups, len(cuts), self.count, first_whole, len(found))
+            )
+            first += (end_groups + -(-len(cuts) // GROUP)) * GROUP
             first_whole += len(found)
-            self.count += 1 + len(cuts)
+            self.count += len(cuts)
 
     def add_categories(self, categories: Sequence[np.ndarray | None]) -> None:
         """Masks for the categorical nodes: the sets of each feature that occur."""
