@@ -44,12 +44,12 @@ _NULL_COUNT, _OFFSET, _BUFFERS, _CHILDREN = 1, 2, 5, 6
 class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
-    A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number of
-    groups of group ends, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
-    Thresholds lie in groups of GROUP, padded with infinity; before them lies the last threshold of each group
-    but the last, in groups of the same size. `whole_numbers` are what the search would find for the whole
-    numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are none
-    where the thresholds lie far apart.
+    A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number
+    of groups of ends, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
+    Thresholds lie in groups of GROUP, padded with infinity; before them lie the ends, the last threshold of
+    each group but the last, in groups of the same size. `whole_numbers` are what the search would find for
+    the whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
+    none where the thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
     `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
@@ -542,7 +542,7 @@ _PLACES = ir.VectorType(_WORD, 8)
 
 
 def _looked_up(builder: Any, table: list[Any], numbers: Any, highest: Any) -> Any:
-    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers and the highest bit of each.
+    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers and their highest bits.
 
     The instruction looks at the lowest four bits of a number only.
     """
