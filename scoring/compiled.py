@@ -153,7 +153,6 @@ def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
 
 _and = _on_masks(lambda builder, one, other: builder.and_(one, other))
 _and_not = _on_masks(lambda builder, one, other: builder.and_(one, builder.not_(other)))
-_or = _on_masks(lambda builder, one, other: builder.or_(one, other))
 _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
 
 

@@ -8,22 +8,24 @@ operations on bits, without walking it. Three steps for each block of rows (scor
 
 1. Each different test, a feature with a threshold or with a set of categories, gets a mask: the rows that go
    right. Five models of some 57,000 nodes ask only some 9,000 different tests. All thresholds of a feature
-   are done together: one binary search finds below which of them a value lies; the row's bit is set there,
-   and running sums (`or`) from the highest threshold downwards give all the masks.
+   are done together: how many of them lie below a value is found by comparing it with sixteen at a time,
+   first with each sixteenth, then with those from there on. That count, one byte a row, is then compared
+   with each threshold's place, 64 rows at a time.
 
-       thresholds   0.5   2.0   7.5        value 3.1 lies above two: right at 0.5 and at 2.0
+       thresholds   0.5   2.0   7.5        two lie below 3.1, more than 0 and 1 and not more than 2:
+       place          0     1     2        so it goes right at 0.5 and at 2.0
        mask           1     1     0
 
-   For whole numbers a table holds what the search would find.
+   For whole numbers a table holds the count.
 
    Missing values are put below or above all thresholds, wherever the default direction leads (`_forms`). Of
    categories, the rows of each have a mask, and a set's is the union of its own.
 
 2. A tree starts with one *region*, all rows. Its nodes are taken from the root downwards; each moves those
-   rows of its region that go right to a new region: `moved = region & mask`. In the end each region is a
-   leaf. Regions are numbered, and the rows' numbers are held bit by bit, as *planes*: a moved row's number
-   changes in the bits in which the two numbers differ, so `plane ^= moved` for each of these. Numbers are
-   chosen to differ in few (`_numbered_regions`). Transposed, the planes give each row its leaf's number.
+   rows of its region that go right to a new region: `moved = region & mask`, `region ^= moved`. In the end
+   each region is a leaf, and each row is in one. So the bits of the numbers of the rows' leaves, as *planes*,
+   one a bit, are found for all rows at once: plane 0 is the `xor` of regions 1, 3, 5, ..., plane 1 that of
+   2, 3, 6, 7, ..., and so on. Transposed, the planes give each row its leaf's number.
 
 3. The leaf values, looked up in the registers of AVX-512 where the machine has it, are added in the order of
    the trees, in float64 and starting at 0: so each sum has the bits of LightGBM's. The logistic function
