@@ -44,24 +44,23 @@ _NULL_COUNT, _OFFSET, _BUFFERS, _CHILDREN = 1, 2, 5, 6
 class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
-    A row of `numbers` is a numerical feature in one form: (feature, form, first of its thresholds, size of
-    its search, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
-    `thresholds` are padded with infinity to a power of two less one each. The first mask is scratch, the k-th
-    after it that of the k-th threshold. `whole_numbers` are what the search would find for the whole numbers
-    from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are none where the
-    thresholds lie far apart.
+    A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number
+    of groups of ends, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
+    Thresholds lie in groups of GROUP, padded with infinity; before them lie the ends, the last threshold of
+    each group but the last, in groups of the same size. `whole_numbers` are what the search would find for
+    the whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
+    none where the thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
     `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
     slot is 0 where no set holds it. Set k holds the slots `set_slots[set_begins[k]]` to `[k + 1]`.
 
     Node n has the mask `node_mask[n]` and splits the region `node_region[n]` of its tree. Nodes lie in the
-    order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`. The rows that
-    node n moves change the plane `node_plane[n]`, and those from `node_toggles[n]` to `[n + 1]` of
-    `toggle_plane`; `tree_planes[t]` is the number of planes. Leaf values, by the number that the planes
-    spell, lie from `tree_leaves[t]` on; the trees of model m from `model_trees[m]` on.
-    `sigmoid` is NaN for a model whose output is the sum itself. `masks`, `slots`, `regions` and `planes` are
-    the sizes of the scratch that a call needs.
+    order in which they are taken, those of tree t from `tree_nodes[t]` to `tree_nodes[t + 1]`; the k-th node
+    of a tree (from 0) makes its region k + 1. `tree_planes[t]` is the number of bits that number the regions.
+    Leaf values, by region, lie from `tree_leaves[t]` on, FEW_LEAVES of them or a multiple; the trees of model
+    m from `model_trees[m]` on. `sigmoid` is NaN for a model whose output is the sum itself. `masks`, `slots`
+    and `regions` are the sizes of the scratch that a call needs.
     """
 
     numbers: np.ndarray
@@ -75,9 +74,6 @@ class Plan(NamedTuple):
     node_mask: np.ndarray
     node_region: np.ndarray
     tree_nodes: np.ndarray
-    node_plane: np.ndarray
-    node_toggles: np.ndarray
-    toggle_plane: np.ndarray
     tree_planes: np.ndarray
     tree_leaves: np.ndarray
     leaf_values: np.ndarray
@@ -157,17 +153,14 @@ def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
 
 _and = _on_masks(lambda builder, one, other: builder.and_(one, other))
 _and_not = _on_masks(lambda builder, one, other: builder.and_(one, builder.not_(other)))
-_or = _on_masks(lambda builder, one, other: builder.or_(one, other))
 _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
 
 
 @intrinsic
-def _move(
-    _typing: Any, masks: Any, test: Any, regions: Any, region: Any, new: Any, planes: Any, plane: Any
-) -> Any:
-    """Move the rows of a region that the test sends right to a new region, and change their bit in a plane.
+def _split(_typing: Any, masks: Any, test: Any, regions: Any, region: Any, new: Any) -> Any:
+    """Move the rows of a region that the test sends right to a new region.
 
-    As four of the functions above, with what is moved kept in registers.
+    As two of the functions above, with what is moved kept in a register.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -176,16 +169,45 @@ def _move(
                 context, builder, signature.args[array], arguments[array], arguments[index], _MASK
             )
 
-        split, toggled = address(2, 3), address(5, 6)
+        split = address(2, 3)
         rows = builder.load(split, align=8)
         moved = builder.and_(rows, builder.load(address(0, 1), align=8))
         builder.store(builder.xor(rows, moved), split, align=8)
         builder.store(moved, address(2, 4), align=8)
-        builder.store(builder.xor(builder.load(toggled, align=8), moved), toggled, align=8)
         return context.get_dummy_value()
 
-    index = types.int64
-    return types.void(masks, index, regions, index, index, planes, index), generate
+    return types.void(masks, types.int64, regions, types.int64, types.int64), generate
+
+
+# Five bits number the 31 leaves that a tree of LightGBM has by default.
+_FEW_PLANES = 5
+FEW_LEAVES = 1 << _FEW_PLANES
+
+
+@intrinsic
+def _number_regions(_typing: Any, regions: Any, first: Any, planes: Any, lowest: Any) -> Any:
+    """Number FEW_LEAVES regions, from `first` on, from 0: each row's bits, as planes from `lowest` on.
+
+    A row is in one region at most, so a plane is the `xor` of the regions whose numbers have its bit.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        regions, first, planes, lowest = arguments
+        spelled: list[Any] = [None] * _FEW_PLANES
+        for number in range(1, FEW_LEAVES):
+            place = builder.add(first, ir.Constant(_WORD, number))
+            rows = builder.load(_address(context, builder, signature.args[0], regions, place, _MASK), align=8)
+            for plane in range(_FEW_PLANES):
+                if number >> plane & 1:
+                    known = spelled[plane]
+                    spelled[plane] = rows if known is None else builder.xor(known, rows)
+        for plane, rows in enumerate(spelled):
+            place = builder.add(lowest, ir.Constant(_WORD, plane))
+            target = _address(context, builder, signature.args[2], planes, place, _MASK)
+            builder.store(rows, target, align=8)
+        return context.get_dummy_value()
+
+    return types.void(regions, types.int64, planes, types.int64), generate
 
 
 def _on_planes(count: int) -> Any:
@@ -221,8 +243,6 @@ def _on_planes(count: int) -> Any:
     return on_planes
 
 
-# Five planes number the 31 leaves that a tree of LightGBM has by default, so they have a form of their own.
-_FEW_PLANES = 5
 _transpose_few = _on_planes(_FEW_PLANES)
 _transpose_byte = _on_planes(8)
 
@@ -233,18 +253,35 @@ def _bytes(bits: int) -> int:
 
 
 @njit(nogil=True)
-def _transpose(planes: np.ndarray, count: int, numbers: np.ndarray, first: int) -> None:
+def _transpose(planes: np.ndarray, lowest: int, count: int, numbers: np.ndarray, first: int) -> None:
     """The number that each row's bits in `count` planes spell: its bytes, lowest first, from `first` on.
 
     `numbers` is uint8 (rows, BLOCK). The planes above, up to a whole byte, must be empty.
     """
     if count <= _FEW_PLANES:
         for word in range(WORDS):
-            _transpose_few(planes, 0, word, numbers, first)
+            _transpose_few(planes, lowest, word, numbers, first)
         return
     for byte in range(_bytes(count)):
         for word in range(WORDS):
-            _transpose_byte(planes, 8 * byte, word, numbers, first + byte)
+            _transpose_byte(planes, lowest + 8 * byte, word, numbers, first + byte)
+
+
+@njit(nogil=True)
+def _aligned(words: int) -> np.ndarray:
+    """Scratch of 64-bit words that begins with a line of the cache.
+
+    A mask that lies across two lines takes twice as long to load and to store.
+    """
+    scratch = np.empty(words + 7, np.uint64)
+    skipped = (-scratch.ctypes.data & 63) >> 3
+    return scratch[skipped : skipped + words]
+
+
+@njit(nogil=True)
+def _scratch(masks: int) -> np.ndarray:
+    """Scratch for so many masks, uint64 (masks, WORDS)."""
+    return _aligned(masks * WORDS).reshape(masks, WORDS)
 
 
 @njit(nogil=True)
@@ -317,23 +354,52 @@ def find_incomplete(array: int, required: np.ndarray, incomplete: np.ndarray) ->
 # === Tests ==================================================================================================
 
 
+# So many thresholds are compared with a value at once: two registers of AVX-512, and LLVM makes the best of
+# it elsewhere.
+GROUP = 16
+_GROUP = ir.VectorType(ir.DoubleType(), GROUP)
+
+
+@intrinsic
+def _below(_typing: Any, thresholds: Any, first: Any, value: Any) -> Any:
+    """How many of the GROUP thresholds from `first` on lie below the value."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        thresholds, first, value = arguments
+        place = _address(context, builder, signature.args[0], thresholds, first, ir.DoubleType())
+        group = builder.load(builder.bitcast(place, _GROUP.as_pointer()), align=8)
+        single = builder.insert_element(ir.Constant(_GROUP, ir.Undefined), value, ir.Constant(_WORD, 0))
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), GROUP), [0] * GROUP)
+        values = builder.shuffle_vector(single, ir.Constant(_GROUP, ir.Undefined), everywhere)
+        found = builder.bitcast(builder.fcmp_ordered("<", group, values), ir.IntType(GROUP))
+        return builder.zext(builder.ctpop(found), _WORD)
+
+    return types.int64(thresholds, types.int64, types.float64), generate
+
+
 @njit(nogil=True)
 def _find(
-    values: np.ndarray, form: int, thresholds: np.ndarray, size: int, cuts: int, place: np.ndarray
+    values: np.ndarray,
+    form: int,
+    thresholds: np.ndarray,
+    first: int,
+    end_groups: int,
+    cuts: int,
+    place: np.ndarray,
 ) -> None:
     """How many of a feature's thresholds lie below each value."""
+    groups = first + end_groups * GROUP
     for row in range(BLOCK):
         value = values[row]
         if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
             value = 0.0
         values[row] = value
-        place[row] = 0
-    # Binary search without a jump, all rows in step.
-    step = size >> 1
-    while step:
-        for row in range(BLOCK):
-            place[row] += step if thresholds[place[row] + step - 1] < values[row] else 0
-        step >>= 1
+    for row in range(BLOCK):
+        # Whole groups lie below where their ends do; what is left is one group. No jump depends on a value.
+        whole = 0
+        for group in range(first, groups, GROUP):
+            whole += _below(thresholds, group, values[row])
+        place[row] = GROUP * whole + _below(thresholds, groups + GROUP * whole, values[row])
     if form != NAN_IS_ZERO:
         lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
         zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
@@ -368,28 +434,63 @@ def _find_whole(
     place[count:] = 0
 
 
+# As many thresholds as a byte can count.
+_BYTE_CUTS = 255
+
+
+@intrinsic
+def _compare(_typing: Any, counts: Any, cuts: Any, masks: Any, first: Any) -> Any:
+    """Mask `first + cut`, for each cut from 0 on: the rows whose count, uint8 (BLOCK,), is above the cut."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counts, cuts, masks, first = arguments
+        width = ir.Constant(_WORD, WORDS)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        nothing = ir.Constant(_BYTES_OF_WORD, ir.Undefined)
+        rows = []
+        for word in range(WORDS):
+            place = ir.Constant(_WORD, word)
+            place = _address(context, builder, signature.args[0], counts, place, _BYTES_OF_WORD)
+            rows.append(builder.load(place, align=1))
+        with cgutils.for_range(builder, cuts) as loop:
+            single = builder.insert_element(
+                nothing, builder.trunc(loop.index, ir.IntType(8)), ir.Constant(_WORD, 0)
+            )
+            cut = builder.shuffle_vector(single, nothing, everywhere)
+            begin = builder.mul(builder.add(first, loop.index), width)
+            for word in range(WORDS):
+                place = builder.add(begin, ir.Constant(_WORD, word))
+                target = _address(context, builder, signature.args[2], masks, place, _WORD)
+                above = builder.icmp_unsigned(">", rows[word], cut)
+                builder.store(builder.bitcast(above, _WORD), target)
+        return context.get_dummy_value()
+
+    return types.void(counts, types.int64, masks, types.int64), generate
+
+
 @njit(nogil=True)
 def _fill_masks(
     plan: Plan, columns: Columns, array: int, first: int, count: int, masks: np.ndarray, slots: np.ndarray
 ) -> None:
     """Which rows go right at each test: the masks of `count` rows from row `first` on."""
     children, offset = _word(array, _CHILDREN), _word(array, _OFFSET)
-    values = np.zeros(BLOCK, np.float64)
+    values = np.zeros(BLOCK)
     place = np.zeros(BLOCK, np.int64)
-    masks[:] = 0
+    counts = _aligned(BLOCK // 8).view(np.uint8)
     for number in range(len(plan.numbers)):
-        feature, form, begin, size, cuts, mask, first_whole, wholes = plan.numbers[number]
+        feature, form, begin, end_groups, cuts, mask, first_whole, wholes = plan.numbers[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
         if wholes and storage in (INT32, INT64):
             found = plan.whole_numbers[first_whole : first_whole + wholes]
             _find_whole(column, storage, offset, first, count, plan.lowest_whole[number], found, place)
         else:
             _load(column, storage, offset, first, count, values)
-            _find(values, form, plan.thresholds[begin : begin + size - 1], size, cuts, place)
-        # What lies above k thresholds goes right at the first k: set at the k-th, then at all before it.
-        _put(masks, place, mask)
-        for cut in range(mask + cuts - 1, mask, -1):
-            _or(masks, cut, masks, cut, masks, cut + 1)
+            _find(values, form, plan.thresholds, begin, end_groups, cuts, place)
+        # What lies above k thresholds goes right at the first k.
+        for cut in range(0, cuts, _BYTE_CUTS):
+            for row in range(BLOCK):
+                counts[row] = min(max(place[row] - cut, 0), _BYTE_CUTS)
+            _compare(counts, min(cuts - cut, _BYTE_CUTS), masks, mask + cut)
     for number in range(len(plan.categoricals)):
         feature, size, begin, used, first_set, sets, mask = plan.categoricals[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
@@ -411,11 +512,17 @@ def _fill_masks(
 
 @njit(nogil=True)
 def _add_leaves(
-    sums: np.ndarray, numbers: np.ndarray, leaf_values: np.ndarray, tree_leaves: np.ndarray, tree: int
+    sums: np.ndarray,
+    planes: np.ndarray,
+    numbers: np.ndarray,
+    leaf_values: np.ndarray,
+    tree_leaves: np.ndarray,
+    tree: int,
 ) -> None:
     """Add the leaf values of the four trees from `tree` on to all rows' sums, in the order of the trees.
 
-    Row k of `numbers`, uint8 (rows, BLOCK), holds the numbers of the leaves of the k-th of them.
+    Row k of `numbers`, uint8 (rows, BLOCK), holds the numbers of the leaves of the k-th of them, and the
+    planes from 8 * k on their bits.
     """
     first = leaf_values[tree_leaves[tree] :]
     second = leaf_values[tree_leaves[tree + 1] :]
@@ -428,59 +535,65 @@ def _add_leaves(
         sums[row] = total + fourth[numbers[3, row]]
 
 
-# So many leaf values fit into four registers of AVX-512, where they are looked up without a load.
-FEW_LEAVES = 1 << _FEW_PLANES
 _VALUE = ir.DoubleType()
 _VALUES = ir.VectorType(_VALUE, 8)
 _PLACES = ir.VectorType(_WORD, 8)
 
 
-def _looked_up(builder: Any, table: list[Any], numbers: Any) -> Any:
-    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers (a vector)."""
+def _looked_up(builder: Any, table: list[Any], numbers: Any, highest: Any) -> Any:
+    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers and their highest bits.
+
+    The instruction looks at the lowest four bits of a number only.
+    """
     permute = builder.module.declare_intrinsic(
         "llvm.x86.avx512.vpermi2var.pd.512", (), ir.FunctionType(_VALUES, [_VALUES, _PLACES, _VALUES])
     )
     low, high = (builder.call(permute, [table[half], numbers, table[half + 1]]) for half in (0, 2))
-    is_low = builder.icmp_unsigned("<", numbers, ir.Constant(_PLACES, [FEW_LEAVES // 2] * 8))
-    return builder.select(is_low, low, high)
+    return builder.select(highest, high, low)
 
 
 @intrinsic
 def _add_few_leaves(
-    _typing: Any, sums: Any, numbers: Any, leaf_values: Any, tree_leaves: Any, tree: Any
+    _typing: Any, sums: Any, planes: Any, numbers: Any, leaf_values: Any, tree_leaves: Any, tree: Any
 ) -> Any:
     """As `_add_leaves`, for trees whose values take FEW_LEAVES places each, on a machine with AVX-512."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, numbers, leaf_values, tree_leaves, tree = arguments
+        sums, planes, numbers, leaf_values, tree_leaves, tree = arguments
         tables = []
         for each in range(4):
             place = builder.add(tree, ir.Constant(_WORD, each))
-            begin = builder.load(_address(context, builder, signature.args[3], tree_leaves, place, _WORD))
-            table = _address(context, builder, signature.args[2], leaf_values, begin, _VALUE)
+            begin = builder.load(_address(context, builder, signature.args[4], tree_leaves, place, _WORD))
+            table = _address(context, builder, signature.args[3], leaf_values, begin, _VALUE)
             table = builder.bitcast(table, _VALUES.as_pointer())
             parts = (builder.gep(table, [ir.Constant(_WORD, part)]) for part in range(FEW_LEAVES // 8))
             tables.append([builder.load(part, align=8) for part in parts])
-        eight_bytes = ir.VectorType(ir.IntType(8), 8)
+        eight_bytes, eight_bits = ir.VectorType(ir.IntType(8), 8), ir.VectorType(ir.IntType(1), 8)
         with cgutils.for_range(builder, ir.Constant(_WORD, BLOCK // 8)) as rows:
             place = _address(context, builder, signature.args[0], sums, rows.index, _VALUES)
             total = builder.load(place, align=8)
             for each, table in enumerate(tables):
                 at = builder.add(rows.index, ir.Constant(_WORD, each * BLOCK // 8))
-                number = _address(context, builder, signature.args[1], numbers, at, eight_bytes)
+                number = _address(context, builder, signature.args[2], numbers, at, eight_bytes)
                 number = builder.zext(builder.load(number, align=1), _PLACES)
-                total = builder.fadd(total, _looked_up(builder, table, number))
+                at = ir.Constant(_WORD, (8 * each + _FEW_PLANES - 1) * BLOCK // 8)
+                at = builder.add(rows.index, at)
+                highest = _address(context, builder, signature.args[1], planes, at, eight_bits)
+                total = builder.fadd(
+                    total, _looked_up(builder, table, number, builder.load(highest, align=1))
+                )
             builder.store(total, place, align=8)
         return context.get_dummy_value()
 
-    return types.void(sums, numbers, leaf_values, tree_leaves, types.int64), generate
+    return types.void(sums, planes, numbers, leaf_values, tree_leaves, types.int64), generate
 
 
 if not binding.get_host_cpu_features().get("avx512f"):
     _add_few_leaves = _add_leaves
 
 
-@njit(nogil=True)
+# In line: a plan is some 150 words, which each call would copy.
+@njit(nogil=True, forceinline=True)
 def _find_leaves(
     plan: Plan,
     tree: int,
@@ -490,37 +603,50 @@ def _find_leaves(
     numbers: np.ndarray,
     first: int,
 ) -> None:
-    """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on."""
-    begin = plan.tree_nodes[tree]
+    """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on.
+
+    Its bits are the planes from 8 * `first` on.
+    """
+    begin, end = plan.tree_nodes[tree], plan.tree_nodes[tree + 1]
     regions[0] = ~np.uint64(0)
-    planes[: 8 * _bytes(plan.tree_planes[tree])] = 0
-    for node in range(plan.tree_nodes[tree + 1] - begin):
-        at = begin + node
-        _move(
-            masks,
-            np.int64(plan.node_mask[at]),
-            regions,
-            np.int64(plan.node_region[at]),
-            node + 1,
-            planes,
-            np.int64(plan.node_plane[at]),
-        )
-        # Most numbers differ in one bit.
-        for toggle in range(plan.node_toggles[at], plan.node_toggles[at + 1]):
-            plane = np.int64(plan.toggle_plane[toggle])
-            _xor(planes, plane, planes, plane, regions, node + 1)
-    _transpose(planes, plan.tree_planes[tree], numbers, first)
+    for node in range(end - begin):
+        test, region = plan.node_mask[begin + node], plan.node_region[begin + node]
+        _split(masks, np.int64(test), regions, np.int64(region), node + 1)
+    count = end - begin + 1
+    regions[count : -(-count // FEW_LEAVES) * FEW_LEAVES] = 0
+    _number_regions(regions, 0, planes, 8 * first)
+    bits = plan.tree_planes[tree]
+    if bits > _FEW_PLANES:
+        _number_more_regions(regions, count, planes, 8 * first, bits)
+    _transpose(planes, 8 * first, bits, numbers, first)
+
+
+@njit(nogil=True)
+def _number_more_regions(regions: np.ndarray, count: int, planes: np.ndarray, lowest: int, bits: int) -> None:
+    """Finish the planes where more than FEW_LEAVES regions need numbers."""
+    planes[lowest + _FEW_PLANES : lowest + 8 * _bytes(bits)] = 0
+    lower = _scratch(_FEW_PLANES)
+    for part in range(1, -(-count // FEW_LEAVES)):
+        _number_regions(regions, part * FEW_LEAVES, lower, 0)
+        for plane in range(_FEW_PLANES):
+            _xor(planes, lowest + plane, planes, lowest + plane, lower, plane)
+        for plane in range(_FEW_PLANES, bits):
+            if part >> (plane - _FEW_PLANES) & 1:
+                for region in range(part * FEW_LEAVES, (part + 1) * FEW_LEAVES):
+                    _xor(planes, lowest + plane, planes, lowest + plane, regions, region)
 
 
 @njit(nogil=True, cache=True)
 def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int, outputs: np.ndarray) -> None:
     """Fill rows `begin` to `end` of `outputs`, float64 (models, rows), from a struct array's address."""
-    masks = np.empty((plan.masks, WORDS), np.uint64)
-    slots = np.empty((plan.slots, WORDS), np.uint64)
-    regions = np.empty((plan.regions, WORDS), np.uint64)
-    planes = np.empty((8 * BYTES, WORDS), np.uint64)
-    numbers = np.zeros((BYTES, BLOCK), np.uint8)
-    sums = np.empty(BLOCK, np.float64)
+    masks, slots, regions, planes = (
+        _scratch(plan.masks),
+        _scratch(plan.slots),
+        _scratch(plan.regions),
+        _scratch(8 * BYTES),
+    )
+    numbers = _aligned(BYTES * BLOCK // 8).view(np.uint8).reshape(BYTES, BLOCK)
+    sums = _aligned(BLOCK).view(np.float64)
     for first in range(begin, end, BLOCK):
         count = min(BLOCK, end - first)
         _fill_masks(plan, columns, array, first, count, masks, slots)
@@ -529,7 +655,10 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
             tree, beyond = plan.model_trees[model], plan.model_trees[model + 1]
             while tree < beyond:
                 # Four trees at a time, in their order: each sum is then loaded and stored once for the four.
-                if beyond - tree < 4 or plan.tree_planes[tree : tree + 4].max() > 8:
+                most = 0
+                for each in range(tree, min(tree + 4, beyond)):
+                    most = max(most, plan.tree_planes[each])
+                if beyond - tree < 4 or most > 8:
                     _find_leaves(plan, tree, masks, regions, planes, numbers, 0)
                     values = plan.leaf_values[plan.tree_leaves[tree] :]
                     for row in range(BLOCK):
@@ -538,10 +667,10 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
                     continue
                 for each in range(4):
                     _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
-                if plan.tree_planes[tree : tree + 4].max() <= _FEW_PLANES:
-                    _add_few_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                if most <= _FEW_PLANES:
+                    _add_few_leaves(sums, planes, numbers, plan.leaf_values, plan.tree_leaves, tree)
                 else:
-                    _add_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                    _add_leaves(sums, planes, numbers, plan.leaf_values, plan.tree_leaves, tree)
                 tree += 4
             factor = plan.sigmoid[model]
             for row in range(count):
@@ -657,7 +786,7 @@ def _find_patterns(
             _and(planes, bit, planes, bit, masks, mask)
         else:
             _and_not(planes, bit, planes, bit, masks, mask)
-    _transpose(planes, count, numbers, 0)
+    _transpose(planes, 0, count, numbers, 0)
 
 
 @njit(nogil=True, cache=True)
@@ -671,10 +800,8 @@ def fill_contributions(
     contributions: np.ndarray,
 ) -> None:
     """Fill rows `begin` to `end` of `contributions`, float64 (features, rows), as `fill_outputs` does."""
-    masks = np.empty((plan.masks, WORDS), np.uint64)
-    slots = np.empty((plan.slots, WORDS), np.uint64)
-    planes = np.empty((8 * BYTES, WORDS), np.uint64)
-    numbers = np.zeros((BYTES, BLOCK), np.uint8)
+    masks, slots, planes = _scratch(plan.masks), _scratch(plan.slots), _scratch(8 * BYTES)
+    numbers = _aligned(BYTES * BLOCK // 8).view(np.uint8).reshape(BYTES, BLOCK)
     sums = np.empty((contributions.shape[0], BLOCK))
     powers = np.empty(PATTERN_BITS + 1)
     effects = np.empty(PATTERN_BITS)

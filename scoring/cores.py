@@ -7,23 +7,29 @@ call, they are busy between their calls too, and a share would only take time fr
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 # So many calls in a row by one thread say that no other thread is calling.
 ALONE_AFTER = 8
+# So many seconds without a call say the same of the first thread that calls then: a new statement begins.
+QUIET_SECONDS = 0.03
 
 
 class Cores:
     """The cores of this machine, shared by calls from several threads."""
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None, quiet_seconds: float = QUIET_SECONDS) -> None:
         """`count` defaults to the cores that this process may use."""
         self._idle = count or _usable()
+        self._quiet_seconds = quiet_seconds
         self._caller: int | None = None
         self._calls_in_a_row = 0
+        self._last_ended = -math.inf
         self._changing = threading.Lock()
         self._helpers = ThreadPoolExecutor(self._idle, thread_name_prefix="scoring")
 
@@ -50,7 +56,10 @@ class Cores:
         """Whether the thread that calls now was the only one to do so for a while."""
         with self._changing:
             caller = threading.get_ident()
-            self._calls_in_a_row = self._calls_in_a_row + 1 if caller == self._caller else 0
+            if time.monotonic() - self._last_ended > self._quiet_seconds:
+                self._calls_in_a_row = ALONE_AFTER
+            else:
+                self._calls_in_a_row = self._calls_in_a_row + 1 if caller == self._caller else 0
             self._caller = caller
             return self._calls_in_a_row >= ALONE_AFTER
 
@@ -63,6 +72,7 @@ class Cores:
     def _give(self, taken: int) -> None:
         with self._changing:
             self._idle += taken
+            self._last_ended = time.monotonic()
 
 
 def _usable() -> int:

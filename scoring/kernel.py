@@ -8,22 +8,24 @@ operations on bits, without walking it. Three steps for each block of rows (scor
 
 1. Each different test, a feature with a threshold or with a set of categories, gets a mask: the rows that go
    right. Five models of some 57,000 nodes ask only some 9,000 different tests. All thresholds of a feature
-   are done together: one binary search finds below which of them a value lies; the row's bit is set there,
-   and running sums (`or`) from the highest threshold downwards give all the masks.
+   are done together: how many of them lie below a value is found by comparing it with sixteen at a time,
+   first with each sixteenth, then with those from there on. That count, one byte a row, is then compared
+   with each threshold's place, 64 rows at a time.
 
-       thresholds   0.5   2.0   7.5        value 3.1 lies above two: right at 0.5 and at 2.0
+       thresholds   0.5   2.0   7.5        two lie below 3.1, more than 0 and 1 and not more than 2:
+       place          0     1     2        so it goes right at 0.5 and at 2.0
        mask           1     1     0
 
-   For whole numbers a table holds what the search would find.
+   For whole numbers a table holds the count.
 
    Missing values are put below or above all thresholds, wherever the default direction leads (`_forms`). Of
    categories, the rows of each have a mask, and a set's is the union of its own.
 
 2. A tree starts with one *region*, all rows. Its nodes are taken from the root downwards; each moves those
-   rows of its region that go right to a new region: `moved = region & mask`. In the end each region is a
-   leaf. Regions are numbered, and the rows' numbers are held bit by bit, as *planes*: a moved row's number
-   changes in the bits in which the two numbers differ, so `plane ^= moved` for each of these. Numbers are
-   chosen to differ in few (`_numbered_regions`). Transposed, the planes give each row its leaf's number.
+   rows of its region that go right to a new region: `moved = region & mask`, `region ^= moved`. In the end
+   each region is a leaf, and each row is in one. So the bits of the numbers of the rows' leaves, as *planes*,
+   one a bit, are found for all rows at once: plane 0 is the `xor` of regions 1, 3, 5, ..., plane 1 that of
+   2, 3, 6, 7, ..., and so on. Transposed, the planes give each row its leaf's number.
 
 3. The leaf values, looked up in the registers of AVX-512 where the machine has it, are added in the order of
    the trees, in float64 and starting at 0: so each sum has the bits of LightGBM's. The logistic function
@@ -49,6 +51,7 @@ from scoring.arrow import ArrowAddress, find_columns, incomplete_rows
 from scoring.compiled import (
     BLOCK,
     FEW_LEAVES,
+    GROUP,
     NAN_AND_ZERO_LEFT,
     NAN_AND_ZERO_RIGHT,
     NAN_IS_ZERO,
@@ -108,9 +111,6 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
     kind: list[np.ndarray] = []
     region: list[int] = []
     categories: list[np.ndarray | None] = []
-    node_plane: list[int] = []
-    toggle_plane: list[int] = []
-    node_toggles = [0]
     leaf_values: list[np.ndarray] = []
     tree_nodes, tree_leaves, tree_planes, model_trees = [0], [0], [], [0]
     for booster in boosters:
@@ -125,19 +125,10 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
             categories += [tree.categories[node] for node in order.nodes]
             tree_nodes.append(len(region))
 
-            numbers, planes = _numbered_regions(order.regions)
-            for node, split in enumerate(order.regions):
-                change = numbers[split] ^ numbers[node + 1]
-                first, *others = (plane for plane in range(planes) if change >> plane & 1)
-                node_plane.append(first)
-                toggle_plane += others
-                node_toggles.append(len(toggle_plane))
-            tree_planes.append(planes)
-
-            values = np.zeros(max(1 << planes, FEW_LEAVES))
-            values[numbers] = tree.leaf_value[order.leaves]
-            leaf_values.append(values)
-            tree_leaves.append(tree_leaves[-1] + len(values))
+            leaves = len(order.leaves)
+            tree_planes.append(max(len(nodes).bit_length(), FEW_LEAVES.bit_length() - 1))
+            leaf_values.append(np.pad(tree.leaf_value[order.leaves], (0, -leaves % FEW_LEAVES)))
+            tree_leaves.append(tree_leaves[-1] + len(leaf_values[-1]))
         model_trees.append(len(tree_planes))
 
     tests = _Tests(_joined(feature, np.int64), _joined(threshold, np.float64), _joined(kind, np.int64))
@@ -155,9 +146,6 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
         node_mask=tests.mask,
         node_region=np.array(region, dtype=np.int32),
         tree_nodes=np.array(tree_nodes, dtype=np.int64),
-        node_plane=np.array(node_plane, dtype=np.int32),
-        node_toggles=np.array(node_toggles, dtype=np.int64),
-        toggle_plane=np.array(toggle_plane, dtype=np.int32),
         tree_planes=np.array(tree_planes, dtype=np.int64),
         tree_leaves=np.array(tree_leaves, dtype=np.int64),
         leaf_values=_joined(leaf_values, np.float64),
@@ -165,27 +153,8 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
         sigmoid=np.array([np.nan if booster.sigmoid is None else booster.sigmoid for booster in boosters]),
         masks=tests.count,
         slots=max((used for _, _, _, used, *_ in tests.categoricals), default=0),
-        regions=1 + max(np.diff(tree_nodes), default=0),
+        regions=(1 + max(np.diff(tree_nodes), default=0) // FEW_LEAVES) * FEW_LEAVES,
     )
-
-
-def _numbered_regions(splits: Sequence[int]) -> tuple[list[int], int]:
-    """A number for each region, and the number of bits that hold them all.
-
-    `splits` lists the regions in the order in which each loses rows to the next new one. That one's number
-    differs from its own in as few bits as numbers are left to have.
-    """
-    planes = len(splits).bit_length()
-    left = set(range(1, 1 << planes))
-    numbers = [0]
-    for split in splits:
-        own = numbers[split]
-        number = next((own ^ 1 << plane for plane in range(planes) if own ^ 1 << plane in left), None) or min(
-            left, key=lambda other: ((own ^ other).bit_count(), other)
-        )
-        left.remove(number)
-        numbers.append(number)
-    return numbers, planes
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
@@ -242,16 +211,20 @@ class _Tests:
         for feature, form in pairs.T.tolist():
             nodes = np.flatnonzero((self.feature == feature) & (self.form == form) & ~self.is_categorical)
             cuts, position = np.unique(self.threshold[nodes], return_inverse=True)
-            self.mask[nodes] = self.count + 1 + position
-            size = 1 << len(cuts).bit_length()
-            self.thresholds.append(np.concatenate([cuts, np.full(size - 1 - len(cuts), np.inf)]))
+            self.mask[nodes] = self.count + position
+            ends = cuts[GROUP - 1 : -1 : GROUP]
+            for part in (ends, cuts):
+                self.thresholds.append(np.pad(part, (0, -len(part) % GROUP), constant_values=np.inf))
             lowest, found = _whole_numbers(cuts, form)
             self.whole_numbers.append(found)
             self.lowest_whole.append(lowest)
-            self.numbers.append((feature, form, first, size, len(cuts), self.count, first_whole, len(found)))
-            first += size - 1
+            end_groups = -(-len(ends) // GROUP)
+            self.numbers.append(
+                (feature, form, first, end_groups, len(cuts), self.count, first_whole, len(found))
+            )
+            first += (end_groups + -(-len(cuts) // GROUP)) * GROUP
             first_whole += len(found)
-            self.count += 1 + len(cuts)
+            self.count += len(cuts)
 
     def add_categories(self, categories: Sequence[np.ndarray | None]) -> None:
         """Masks for the categorical nodes: the sets of each feature that occur."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -10,8 +11,8 @@ from scoring.cores import ALONE_AFTER, Cores
 
 
 def used_alone(count: int) -> Cores:
-    """Cores that have only been called by this thread, and often enough to know it."""
-    cores = Cores(count)
+    """Cores that have only been called by this thread, and often enough to know it; they are never quiet."""
+    cores = Cores(count, quiet_seconds=math.inf)
     for _ in range(ALONE_AFTER):
         cores.run(lambda begin, end: None, 0, block=10)
     return cores
@@ -67,6 +68,21 @@ def test_threads_that_take_turns_keep_to_their_own_core() -> None:
         other.join()
         cores.run(lambda begin, end: parts.append(begin), 40, block=10)
     assert set(parts) == {0}
+
+
+def test_the_first_call_after_a_quiet_time_is_shared() -> None:
+    cores = Cores(2, quiet_seconds=0.0)
+    parts: list[int] = []
+    for _ in range(2):  # by two threads, each of them the first
+        caller = threading.Thread(
+            target=cores.run, args=(lambda begin, end: parts.append(begin), 40), kwargs={"block": 10}
+        )
+        caller.start()
+        caller.join()
+    assert sorted(parts) == [0, 0, 20, 20]
+    parts.clear()
+    Cores(2).run(lambda begin, end: parts.append(begin), 40, block=10)
+    assert sorted(parts) == [0, 20]
 
 
 @pytest.mark.parametrize("failing", [0, 20])
