@@ -1,8 +1,10 @@
-with features as (
+{%- set first_due = first_snapshot_due(ref('int_labels_due')) -%}
+with due as (
     select
         customer_id,
-        feature_timestamp
-    from {{ ref('customer_features') }}
+        cast(snapshot_date as timestamp) as feature_timestamp,
+        reads_history
+    from {{ ref('int_labels_due') }}
 ),
 
 customers as (
@@ -13,11 +15,31 @@ customers as (
     where in_force_until is null
 ),
 
+{%- if first_due %}
+{%- set lapse_start = days_from(as_date(first_due), 14 - var('lapse_days') | int) %}
+
+-- A customer of old without a session since here is in a lapse, whenever the session before was.
+read_whole as (
+    select customer_id from due
+    where reads_history
+    union
+    select customer_id from customers
+    where signed_up_at >= {{ lapse_start }}
+),
+{%- endif %}
+
 completed_sessions as (
     select
         customer_id,
         completed_at
     from {{ ref('int_completed_sessions') }}
+    where
+        {% if first_due -%}
+        completed_at >= {{ lapse_start }}
+        or customer_id in (select read_whole.customer_id from read_whole)
+        {%- else -%}
+        customer_id in (select due.customer_id from due)
+        {%- endif %}
 ),
 
 horizons as (
@@ -26,14 +48,14 @@ horizons as (
         feature_timestamp,
         14 as horizon_days,
         {{ dbt.dateadd('day', 14, 'feature_timestamp') }} as horizon_at
-    from features
+    from due
     union all
     select
         customer_id,
         feature_timestamp,
         30 as horizon_days,
         {{ dbt.dateadd('day', 30, 'feature_timestamp') }} as horizon_at
-    from features
+    from due
 ),
 
 -- Horizons and sessions on one time line. A session at the very horizon comes after it.
@@ -101,7 +123,8 @@ final as (
         customer_id,
         feature_timestamp,
         max(case when horizon_days = 14 then has_lapse end) as has_lapse_14d,
-        max(has_lapse) as has_lapse_30d
+        max(has_lapse) as has_lapse_30d,
+        (select max(labels_due.recorded_in) from {{ ref('int_labels_due') }} as labels_due) as recorded_in
     from lapses
     group by customer_id, feature_timestamp
 )
