@@ -70,13 +70,32 @@
 {%- endmacro %}
 
 {#-
-    The earliest of the snapshots that are labelled whole; what happened before it counts only by its sums. None when no customer
-    but those whose whole history is read (`reads_history`) has labels due.
+    The earliest snapshot with labels due, before which int_label_outcomes need not read: what counts of it are sums, which
+    int_customer_lifetime holds. None when there is nothing due, or when those sums are of tiles that were built anew since.
 -#}
-{% macro first_snapshot_due(labels_due) -%}
+{% macro first_snapshot_due(labels_due, lifetime, tiles) -%}
     {%- if execute -%}
         {{ return(run_query(
-            'select min(snapshot_date) from ' ~ labels_due ~ ' where not reads_history'
+            'select first_due from (select min(snapshot_date) as first_due from ' ~ labels_due
+            ~ ') as due where exists (select 1 from ' ~ lifetime ~ ' where snapshot_date = first_due and tiles_built_in = (select min(recorded_in) from '
+            ~ tiles ~ '))'
+        ).columns[0].values()[0]) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#-
+    The moment before which int_label_lapses need not read. A customer of old without a session for lapse_days before the
+    earliest horizon due is in a lapse whenever the last session was. Who signed up later is not, and is read from the first:
+    no session lies more than 24 hours before the signup that was delivered first.
+-#}
+{% macro lapses_read_from(labels_due, customers, arrivals) -%}
+    {%- if execute -%}
+        {%- set first_horizon_less_lapse = dbt.dateadd('day', 14 - var('lapse_days') | int, 'first_due') -%}
+        {{ return(run_query(
+            'select least(' ~ first_horizon_less_lapse ~ ', (select ' ~ dbt.dateadd('day', -1, 'min(arrivals.first_signed_up_at)')
+            ~ ' from ' ~ arrivals ~ ' as arrivals inner join ' ~ customers
+            ~ ' as customers on arrivals.customer_id = customers.customer_id and customers.in_force_until is null and customers.signed_up_at >= '
+            ~ first_horizon_less_lapse ~ ')) from (select min(snapshot_date) as first_due from ' ~ labels_due ~ ') as due'
         ).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}

@@ -1,9 +1,8 @@
-{%- set first_due = first_snapshot_due(ref('int_labels_due')) -%}
+{%- set read_from = lapses_read_from(ref('int_labels_due'), ref('stg_customers'), ref('base_customer_arrivals')) %}
 with due as (
     select
         customer_id,
-        cast(snapshot_date as timestamp) as feature_timestamp,
-        reads_history
+        cast(snapshot_date as timestamp) as feature_timestamp
     from {{ ref('int_labels_due') }}
 ),
 
@@ -15,31 +14,14 @@ customers as (
     where in_force_until is null
 ),
 
-{%- if first_due %}
-{%- set lapse_start = days_from(as_date(first_due), 14 - var('lapse_days') | int) %}
-
--- A customer of old without a session since here is in a lapse, whenever the session before was.
-read_whole as (
-    select customer_id from due
-    where reads_history
-    union
-    select customer_id from customers
-    where signed_up_at >= {{ lapse_start }}
-),
-{%- endif %}
-
 completed_sessions as (
     select
         customer_id,
         completed_at
     from {{ ref('int_completed_sessions') }}
-    where
-        {% if first_due -%}
-        completed_at >= {{ lapse_start }}
-        or customer_id in (select read_whole.customer_id from read_whole)
-        {%- else -%}
-        customer_id in (select due.customer_id from due)
-        {%- endif %}
+    {%- if read_from %}
+    where completed_at >= cast('{{ read_from }}' as timestamp)
+    {%- endif %}
 ),
 
 horizons as (

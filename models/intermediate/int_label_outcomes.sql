@@ -1,87 +1,63 @@
 {%- set horizon = 30 -%}
-{%- set first_due = first_snapshot_due(ref('int_labels_due')) %}
--- depends_on: {{ ref('int_customer_lifetime') }}
+{%- set first_due = first_snapshot_due(
+    ref('int_labels_due'), ref('int_customer_lifetime'), ref('int_customer_day_tiles')
+) %}
 with due as (
     select
         customer_id,
         snapshot_date,
-        reads_history,
+        is_late,
         recorded_in
     from {{ ref('int_labels_due') }}
 ),
 
-read_whole as (
+late_customers as (
     select distinct customer_id from due
-    where reads_history
+    where is_late
 ),
 
--- By now all versions are in: what a tile gave and took back cancels out, and the latest version remains. What comes before
--- the first snapshot due is in no window; its sums are those of the snapshot and of what was known later.
+-- By now all versions are in: what a tile gave and took back cancels out, and the latest version remains.
 tiles as (
     select
-        customer_id,
-        event_date,
-        completed_sessions,
-        rating_stars,
-        ratings,
-        inbound_calls,
-        succeeded_payments,
-        failed_payments,
-        true as reads_history
-    from {{ ref('int_customer_day_tiles') }}
-    where customer_id in (select read_whole.customer_id from read_whole)
+        tiles.customer_id,
+        tiles.event_date,
+        tiles.completed_sessions,
+        tiles.rating_stars,
+        tiles.ratings,
+        tiles.inbound_calls,
+        tiles.succeeded_payments,
+        tiles.failed_payments,
+        late_customers.customer_id is not null as is_late
+    from {{ ref('int_customer_day_tiles') }} as tiles
+    left join late_customers
+        on tiles.customer_id = late_customers.customer_id
     {%- if first_due %}
-    union all
-    select
-        customer_id,
-        event_date,
-        completed_sessions,
-        rating_stars,
-        ratings,
-        inbound_calls,
-        succeeded_payments,
-        failed_payments,
-        false as reads_history
-    from {{ ref('int_customer_day_tiles') }}
-    where
-        changed_on > {{ as_date(first_due) }}
-        and customer_id not in (select read_whole.customer_id from read_whole)
+    where tiles.changed_on > {{ as_date(first_due) }}
     {%- endif %}
 ),
 
 completed_sessions as (
     select
-        session_id,
-        customer_id,
-        tutor_id,
-        completed_at,
-        rating,
-        rated_at,
-        true as reads_history
-    from {{ ref('int_completed_sessions') }}
-    where customer_id in (select read_whole.customer_id from read_whole)
+        sessions.session_id,
+        sessions.customer_id,
+        sessions.tutor_id,
+        sessions.completed_at,
+        sessions.rating,
+        sessions.rated_at,
+        late_customers.customer_id is not null as is_late
+    from {{ ref('int_completed_sessions') }} as sessions
+    left join late_customers
+        on sessions.customer_id = late_customers.customer_id
     {%- if first_due %}
-    union all
-    select
-        session_id,
-        customer_id,
-        tutor_id,
-        completed_at,
-        rating,
-        rated_at,
-        false as reads_history
-    from {{ ref('int_completed_sessions') }}
-    where
-        completed_at >= {{ as_date(first_due) }}
-        and customer_id not in (select read_whole.customer_id from read_whole)
+    where sessions.completed_at >= {{ as_date(first_due) }}
     {%- endif %}
 ),
 
--- The few customers whose history is read may have labels due at other snapshots than all others.
+-- The few customers about whom something came late have labels due at snapshots where nobody else has.
 snapshots as (
     select distinct
         snapshot_date,
-        reads_history
+        is_late
     from due
 ),
 
@@ -89,7 +65,7 @@ window_days as (
     {%- for day in range(horizon) %}
     select
         snapshot_date,
-        reads_history,
+        is_late,
         {{ days_from('snapshot_date', day) }} as event_date,
         {{ day }} as days_ahead
     from snapshots
@@ -113,7 +89,7 @@ sums as (
     inner join window_days
         on
             tiles.event_date = window_days.event_date
-            and tiles.reads_history = window_days.reads_history
+            and tiles.is_late = window_days.is_late
     group by tiles.customer_id, window_days.snapshot_date
 ),
 
@@ -122,19 +98,19 @@ sums as (
 first_snapshots as (
     select
         event_dates.event_date,
-        event_dates.reads_history,
+        event_dates.is_late,
         min(snapshots.snapshot_date) as snapshot_date
     from (
         select distinct
             event_date,
-            reads_history
+            is_late
         from tiles
     ) as event_dates
     inner join snapshots
         on
-            event_dates.reads_history = snapshots.reads_history
+            event_dates.is_late = snapshots.is_late
             and event_dates.event_date < {{ days_from('snapshots.snapshot_date', horizon) }}
-    group by event_dates.event_date, event_dates.reads_history
+    group by event_dates.event_date, event_dates.is_late
 ),
 
 arrivals as (
@@ -150,7 +126,7 @@ arrivals as (
     inner join first_snapshots
         on
             tiles.event_date = first_snapshots.event_date
-            and tiles.reads_history = first_snapshots.reads_history
+            and tiles.is_late = first_snapshots.is_late
     group by tiles.customer_id, first_snapshots.snapshot_date
     {%- if first_due %}
     union all
@@ -163,9 +139,7 @@ arrivals as (
         succeeded_payments_lifetime as succeeded_payments,
         succeeded_payments_lifetime + failed_payments_lifetime as payments
     from {{ ref('int_customer_lifetime') }}
-    where
-        snapshot_date = {{ as_date(first_due) }}
-        and customer_id not in (select read_whole.customer_id from read_whole)
+    where snapshot_date = {{ as_date(first_due) }}
     {%- endif %}
 ),
 
@@ -227,7 +201,7 @@ window_sessions as (
     inner join window_days
         on
             cast(completed_sessions.completed_at as date) = window_days.event_date
-            and completed_sessions.reads_history = window_days.reads_history
+            and completed_sessions.is_late = window_days.is_late
 ),
 
 window_tutors as (

@@ -3,7 +3,6 @@
 -- depends_on: {{ ref('base_customers') }}
 -- depends_on: {{ ref('stg_customers') }}
 -- depends_on: {{ ref('int_customer_day_tiles') }}
--- depends_on: {{ ref('int_customer_lifetime') }}
 with run as (
     select as_of from {{ ref('int_as_of') }}
 ),
@@ -169,29 +168,11 @@ due as (
     {%- endif %}
 ),
 
--- Sums that were made of tiles before these were built anew cannot be carried on.
-tiles as (
-    select min(recorded_in) as built_in from {{ ref('int_customer_day_tiles') }}
-),
-
-outdated_sums as (
-    select distinct lifetime.snapshot_date
-    from {{ ref('int_customer_lifetime') }} as lifetime
-    cross join tiles
-    where lifetime.tiles_built_in <> tiles.built_in
-),
-
 final as (
     select
         due.customer_id,
         due.snapshot_date,
-        (
-            due.customer_id in (select late.customer_id from late)
-            or exists (
-                select 1 from outdated_sums
-                where outdated_sums.snapshot_date >= {{ as_date(last.snapshots[0] if last.snapshots else last.as_of) }}
-            )
-        ) as reads_history,
+        due.customer_id in (select late.customer_id from late) as is_late,
         run.as_of,
         {{ this_run() }} as recorded_in
     from due
@@ -203,7 +184,7 @@ final as (
     select
         features.customer_id,
         features.snapshot_date,
-        true as reads_history,
+        false as is_late,
         run.as_of,
         {{ this_run() }} as recorded_in
     from features
