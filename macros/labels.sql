@@ -65,6 +65,17 @@
     )
 {%- endmacro %}
 
+{#- Whether a tile holds anything that a label adds up. -#}
+{% macro counts_in_labels(tiles) -%}
+    (
+        {%- for quantity in [
+            'completed_sessions', 'rating_stars', 'ratings', 'inbound_calls', 'succeeded_payments', 'failed_payments'
+        ] %}
+        {{ 'or ' if not loop.first }}{{ tiles }}.{{ quantity }} <> 0
+        {%- endfor %}
+    )
+{%- endmacro %}
+
 {% macro as_date(day) -%}
     cast('{{ day }}' as date)
 {%- endmacro %}
@@ -74,7 +85,7 @@
     int_customer_lifetime holds. None when there is nothing due, or when those sums are of tiles that were built anew since.
 -#}
 {% macro first_snapshot_due(labels_due, lifetime, tiles) -%}
-    {%- if execute -%}
+    {%- if execute and load_relation(labels_due) -%}
         {{ return(run_query(
             'select first_due from (select min(snapshot_date) as first_due from ' ~ labels_due
             ~ ') as due where exists (select 1 from ' ~ lifetime ~ ' where snapshot_date = first_due and tiles_built_in = (select min(recorded_in) from '
@@ -89,7 +100,7 @@
     no session lies more than 24 hours before the signup that was delivered first.
 -#}
 {% macro lapses_read_from(labels_due, customers, arrivals) -%}
-    {%- if execute -%}
+    {%- if execute and load_relation(labels_due) -%}
         {%- set first_horizon_less_lapse = dbt.dateadd('day', 14 - var('lapse_days') | int, 'first_due') -%}
         {{ return(run_query(
             'select least(' ~ first_horizon_less_lapse ~ ', (select ' ~ dbt.dateadd('day', -1, 'min(arrivals.first_signed_up_at)')

@@ -31,9 +31,11 @@ tiles as (
     from {{ ref('int_customer_day_tiles') }} as tiles
     left join late_customers
         on tiles.customer_id = late_customers.customer_id
-    {%- if first_due %}
-    where tiles.changed_on > {{ as_date(first_due) }}
-    {%- endif %}
+    where
+        {{ counts_in_labels('tiles') }}
+        {%- if first_due %}
+        and tiles.changed_on > {{ as_date(first_due) }}
+        {%- endif %}
 ),
 
 completed_sessions as (
@@ -183,6 +185,34 @@ lifetime as (
     )
 ),
 
+totals as (
+    select
+        due.customer_id,
+        due.snapshot_date,
+        due.recorded_in,
+        coalesce(sums.completed_sessions_28d, 0) as completed_sessions_28d,
+        coalesce(sums.completed_sessions_30d, 0) as completed_sessions_30d,
+        lifetime.completed_sessions_lifetime - coalesce(sums.completed_sessions_30d, 0) as completed_sessions_before,
+        sums.rating_stars_30d,
+        sums.ratings_30d,
+        sums.succeeded_payments_30d,
+        sums.payments_30d,
+        coalesce(sums.inbound_calls_last_14d, 0) as inbound_calls_last_14d,
+        lifetime.rating_stars_lifetime,
+        lifetime.ratings_lifetime,
+        lifetime.succeeded_payments_lifetime,
+        lifetime.payments_lifetime
+    from due
+    inner join lifetime
+        on
+            due.customer_id = lifetime.customer_id
+            and due.snapshot_date = lifetime.snapshot_date
+    left join sums
+        on
+            due.customer_id = sums.customer_id
+            and due.snapshot_date = sums.snapshot_date
+),
+
 -- The sessions of the window, for recency and the share of the most frequent tutor among the last 20
 window_sessions as (
     select
@@ -242,65 +272,53 @@ first_sessions as (
                 order by window_sessions.completed_at, window_sessions.session_id
             ) as session_number
         from window_sessions
-        inner join lifetime
+        inner join totals
             on
-                window_sessions.customer_id = lifetime.customer_id
-                and window_sessions.snapshot_date = lifetime.snapshot_date
-        inner join sums
-            on
-                window_sessions.customer_id = sums.customer_id
-                and window_sessions.snapshot_date = sums.snapshot_date
-        where lifetime.completed_sessions_lifetime = sums.completed_sessions_30d
+                window_sessions.customer_id = totals.customer_id
+                and window_sessions.snapshot_date = totals.snapshot_date
+        where totals.completed_sessions_before = 0
     ) as numbered
     where session_number = 1
 ),
 
 joined as (
     select
-        due.customer_id,
-        due.snapshot_date,
-        due.recorded_in,
-        coalesce(sums.completed_sessions_28d, 0) as completed_sessions_28d,
-        coalesce(sums.completed_sessions_30d, 0) * cast(7.0 as double) / {{ horizon }} as sessions_per_week,
+        totals.customer_id,
+        totals.snapshot_date,
+        totals.recorded_in,
+        totals.completed_sessions_28d,
+        totals.completed_sessions_30d * cast(7.0 as double) / {{ horizon }} as sessions_per_week,
         {# No session in the window means 30 days or more back, where recency is used up. #}
         coalesce(
-            {{ whole_days('tutor_consistency.last_completed_at', days_from('due.snapshot_date', horizon)) }},
+            {{ whole_days('tutor_consistency.last_completed_at', days_from('totals.snapshot_date', horizon)) }},
             {{ horizon }}
         ) as days_since_last_session,
         {{ ratio(
-            'sums.rating_stars_30d', 'sums.ratings_30d',
-            otherwise=ratio('lifetime.rating_stars_lifetime', 'lifetime.ratings_lifetime', var('neutral_rating'))
+            'totals.rating_stars_30d', 'totals.ratings_30d',
+            otherwise=ratio('totals.rating_stars_lifetime', 'totals.ratings_lifetime', var('neutral_rating'))
         ) }} as average_rating,
         {{ ratio(
-            'sums.succeeded_payments_30d', 'sums.payments_30d',
-            otherwise=ratio('lifetime.succeeded_payments_lifetime', 'lifetime.payments_lifetime', 1.0)
+            'totals.succeeded_payments_30d', 'totals.payments_30d',
+            otherwise=ratio('totals.succeeded_payments_lifetime', 'totals.payments_lifetime', 1.0)
         ) }} as payment_success_rate,
-        coalesce(sums.inbound_calls_last_14d, 0) as inbound_calls_last_14d,
+        totals.inbound_calls_last_14d,
         coalesce(tutor_consistency.tutor_consistency, 0.0) as tutor_consistency,
         case
             when
-                first_sessions.completed_at < {{ days_from('due.snapshot_date', 14) }}
+                first_sessions.completed_at < {{ days_from('totals.snapshot_date', 14) }}
                 and first_sessions.rated_at <= {{ dbt.dateadd('day', 7, 'first_sessions.completed_at') }}
                 and first_sessions.rating is not null
                 then case when first_sessions.rating >= {{ var('success_rating') }} then 1 else 0 end
         end as first_session_success
-    from due
-    inner join lifetime
-        on
-            due.customer_id = lifetime.customer_id
-            and due.snapshot_date = lifetime.snapshot_date
-    left join sums
-        on
-            due.customer_id = sums.customer_id
-            and due.snapshot_date = sums.snapshot_date
+    from totals
     left join tutor_consistency
         on
-            due.customer_id = tutor_consistency.customer_id
-            and due.snapshot_date = tutor_consistency.snapshot_date
+            totals.customer_id = tutor_consistency.customer_id
+            and totals.snapshot_date = tutor_consistency.snapshot_date
     left join first_sessions
         on
-            due.customer_id = first_sessions.customer_id
-            and due.snapshot_date = first_sessions.snapshot_date
+            totals.customer_id = first_sessions.customer_id
+            and totals.snapshot_date = first_sessions.snapshot_date
 ),
 
 final as (

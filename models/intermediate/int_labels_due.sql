@@ -20,19 +20,12 @@ features as (
 -- What is new since the labels were last written, and when it happened: in tiles that count in a label …
 new_tiles as (
     select
-        customer_id,
-        event_date
-    from {{ ref('int_customer_day_tiles') }}
+        tiles.customer_id,
+        tiles.event_date
+    from {{ ref('int_customer_day_tiles') }} as tiles
     where
-        recorded_in > {{ last.recorded_in }}
-        and (
-            completed_sessions <> 0
-            or rating_stars <> 0
-            or ratings <> 0
-            or inbound_calls <> 0
-            or succeeded_payments <> 0
-            or failed_payments <> 0
-        )
+        tiles.recorded_in > {{ last.recorded_in }}
+        and {{ counts_in_labels('tiles') }}
 ),
 
 -- … in the latest versions of completed sessions, whose tutor or time of day may change and leave no trace in tiles …
