@@ -109,6 +109,7 @@ def story() -> Story:
         newcomer(raw, name, at - 30 * DAY)
         raw.session(f"{name}_late", name, at, loaded_at=CORRECTED + HOUR)
         changed[name] = label
+    raw.session("edge_lapse_30d_0", "edge_lapse_30d", D + 5 * DAY)
     newcomer(raw, "edge_health", D + DAY)
     raw.call("edge_health_c", "edge_health", D + 30 * DAY - US, loaded_at=CORRECTED + HOUR)
     changed["edge_health"] = health
@@ -116,7 +117,7 @@ def story() -> Story:
     # without a session before, a lapse begins at the signup; one that was corrected may lie far ahead
     customer = raw.customer("signup", D - 10 * DAY)
     raw.session("signup_s", "signup", D + 25 * DAY)
-    corrects("signup", "label_churn_risk_14d", customer, "raw_customers", signed_up_at=D - 20 * DAY)
+    corrects("signup", "label_churn_risk_14d", customer, "raw_customers", signed_up_at=D - 4 * DAY)
     customer = raw.customer("signup_ahead", D - 10 * DAY)
     raw.again("raw_customers", customer, CORRECTED + HOUR, signed_up_at=D + 35 * DAY)
     raw.session("signup_ahead_s", "signup_ahead", FRESH - 10 * HOUR)
