@@ -185,29 +185,12 @@ final as (
     select {{ columns }} from {{ arguments.temp_relation }};
 {% endmacro %}
 
-{#-
-    What a model that adds up facts does not hold yet: those recorded since its last run (`direction` 1), and those that it
-    holds but that were replaced since (-1). Everything current on a first run.
--#}
+{#- What a model that adds up facts does not hold yet; everything current on a first run. -#}
 {% macro news(facts) -%}
     {%- if is_incremental() %}
     {%- set last_run = run_query('select max(recorded_in) from ' ~ this).columns[0].values()[0] or 0 if execute else 0 -%}
     {%- do stop_if_rebuilt_since(this) -%}
-    select
-        *,
-        1 as direction
-    from {{ facts }}
-    where
-        replaced_in is null
-        and recorded_in > {{ last_run }}
-    union all
-    select
-        *,
-        -1 as direction
-    from {{ facts }}
-    where
-        replaced_in > {{ last_run }}
-        and recorded_in <= {{ last_run }}
+    {{ news_since(last_run, facts) }}
     {%- else %}
     select
         *,
@@ -215,6 +198,25 @@ final as (
     from {{ facts }}
     where replaced_in is null
     {%- endif %}
+{%- endmacro %}
+
+{#- Records written since a run (`direction` 1), and those written by then that were replaced since (-1). -#}
+{% macro news_since(run, facts) -%}
+    select
+        *,
+        1 as direction
+    from {{ facts }}
+    where
+        replaced_in is null
+        and recorded_in > {{ run }}
+    union all
+    select
+        *,
+        -1 as direction
+    from {{ facts }}
+    where
+        replaced_in > {{ run }}
+        and recorded_in <= {{ run }}
 {%- endmacro %}
 
 {#- Records of base models that were built anew would be added a second time to what was added up from the old ones. -#}

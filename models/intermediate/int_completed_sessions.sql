@@ -1,3 +1,4 @@
+{{ config(materialized='view') }}
 with session_versions as (
     select
         session_id,

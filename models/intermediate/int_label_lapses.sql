@@ -1,8 +1,9 @@
-with features as (
+{%- set read_from = lapses_read_from(ref('int_labels_due'), ref('stg_customers'), ref('base_customer_arrivals')) %}
+with due as (
     select
         customer_id,
-        feature_timestamp
-    from {{ ref('customer_features') }}
+        cast(snapshot_date as timestamp) as feature_timestamp
+    from {{ ref('int_labels_due') }}
 ),
 
 customers as (
@@ -18,6 +19,9 @@ completed_sessions as (
         customer_id,
         completed_at
     from {{ ref('int_completed_sessions') }}
+    {%- if read_from %}
+    where completed_at >= cast('{{ read_from }}' as timestamp)
+    {%- endif %}
 ),
 
 horizons as (
@@ -26,14 +30,14 @@ horizons as (
         feature_timestamp,
         14 as horizon_days,
         {{ dbt.dateadd('day', 14, 'feature_timestamp') }} as horizon_at
-    from features
+    from due
     union all
     select
         customer_id,
         feature_timestamp,
         30 as horizon_days,
         {{ dbt.dateadd('day', 30, 'feature_timestamp') }} as horizon_at
-    from features
+    from due
 ),
 
 -- Horizons and sessions on one time line. A session at the very horizon comes after it.
@@ -101,7 +105,8 @@ final as (
         customer_id,
         feature_timestamp,
         max(case when horizon_days = 14 then has_lapse end) as has_lapse_14d,
-        max(has_lapse) as has_lapse_30d
+        max(has_lapse) as has_lapse_30d,
+        (select max(labels_due.recorded_in) from {{ ref('int_labels_due') }} as labels_due) as recorded_in
     from lapses
     group by customer_id, feature_timestamp
 )

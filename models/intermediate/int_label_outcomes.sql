@@ -1,42 +1,73 @@
 {%- set horizon = 30 -%}
-with features as (
+{%- set first_due = first_snapshot_due(
+    ref('int_labels_due'), ref('int_customer_lifetime'), ref('int_customer_day_tiles')
+) %}
+with due as (
     select
         customer_id,
-        cast(feature_timestamp as date) as snapshot_date
-    from {{ ref('customer_features') }}
+        snapshot_date,
+        is_late,
+        recorded_in
+    from {{ ref('int_labels_due') }}
+),
+
+late_customers as (
+    select distinct customer_id from due
+    where is_late
 ),
 
 -- By now all versions are in: what a tile gave and took back cancels out, and the latest version remains.
 tiles as (
     select
-        customer_id,
-        event_date,
-        completed_sessions,
-        rating_stars,
-        ratings,
-        inbound_calls,
-        succeeded_payments,
-        failed_payments
-    from {{ ref('int_customer_day_tiles') }}
+        tiles.customer_id,
+        tiles.event_date,
+        tiles.completed_sessions,
+        tiles.rating_stars,
+        tiles.ratings,
+        tiles.inbound_calls,
+        tiles.succeeded_payments,
+        tiles.failed_payments,
+        late_customers.customer_id is not null as is_late
+    from {{ ref('int_customer_day_tiles') }} as tiles
+    left join late_customers
+        on tiles.customer_id = late_customers.customer_id
+    where
+        {{ counts_in_labels('tiles') }}
+        {%- if first_due %}
+        and tiles.changed_on > {{ as_date(first_due) }}
+        {%- endif %}
 ),
 
 completed_sessions as (
     select
-        session_id,
-        customer_id,
-        tutor_id,
-        completed_at
-    from {{ ref('int_completed_sessions') }}
+        sessions.session_id,
+        sessions.customer_id,
+        sessions.tutor_id,
+        sessions.completed_at,
+        sessions.rating,
+        sessions.rated_at,
+        late_customers.customer_id is not null as is_late
+    from {{ ref('int_completed_sessions') }} as sessions
+    left join late_customers
+        on sessions.customer_id = late_customers.customer_id
+    {%- if first_due %}
+    where sessions.completed_at >= {{ as_date(first_due) }}
+    {%- endif %}
 ),
 
+-- The few customers about whom something came late have labels due at snapshots where nobody else has.
 snapshots as (
-    select distinct snapshot_date from features
+    select distinct
+        snapshot_date,
+        is_late
+    from due
 ),
 
 window_days as (
     {%- for day in range(horizon) %}
     select
         snapshot_date,
+        is_late,
         {{ days_from('snapshot_date', day) }} as event_date,
         {{ day }} as days_ahead
     from snapshots
@@ -58,7 +89,9 @@ sums as (
             as inbound_calls_last_14d
     from tiles
     inner join window_days
-        on tiles.event_date = window_days.event_date
+        on
+            tiles.event_date = window_days.event_date
+            and tiles.is_late = window_days.is_late
     group by tiles.customer_id, window_days.snapshot_date
 ),
 
@@ -67,57 +100,117 @@ sums as (
 first_snapshots as (
     select
         event_dates.event_date,
+        event_dates.is_late,
         min(snapshots.snapshot_date) as snapshot_date
-    from (select distinct event_date from tiles) as event_dates
+    from (
+        select distinct
+            event_date,
+            is_late
+        from tiles
+    ) as event_dates
     inner join snapshots
-        on event_dates.event_date < {{ days_from('snapshots.snapshot_date', horizon) }}
-    group by event_dates.event_date
+        on
+            event_dates.is_late = snapshots.is_late
+            and event_dates.event_date < {{ days_from('snapshots.snapshot_date', horizon) }}
+    group by event_dates.event_date, event_dates.is_late
 ),
 
 arrivals as (
     select
         tiles.customer_id,
         first_snapshots.snapshot_date,
+        sum(tiles.completed_sessions) as completed_sessions,
         sum(tiles.rating_stars) as rating_stars,
         sum(tiles.ratings) as ratings,
         sum(tiles.succeeded_payments) as succeeded_payments,
         sum(tiles.succeeded_payments + tiles.failed_payments) as payments
     from tiles
     inner join first_snapshots
-        on tiles.event_date = first_snapshots.event_date
+        on
+            tiles.event_date = first_snapshots.event_date
+            and tiles.is_late = first_snapshots.is_late
     group by tiles.customer_id, first_snapshots.snapshot_date
+    {%- if first_due %}
+    union all
+    select
+        customer_id,
+        snapshot_date,
+        completed_sessions_lifetime as completed_sessions,
+        rating_stars_lifetime as rating_stars,
+        ratings_lifetime as ratings,
+        succeeded_payments_lifetime as succeeded_payments,
+        succeeded_payments_lifetime + failed_payments_lifetime as payments
+    from {{ ref('int_customer_lifetime') }}
+    where snapshot_date = {{ as_date(first_due) }}
+    {%- endif %}
 ),
 
-due as (
+steps as (
     select
         customer_id,
-        snapshot_date
+        snapshot_date,
+        completed_sessions,
+        rating_stars,
+        ratings,
+        succeeded_payments,
+        payments
     from arrivals
-    union
+    union all
     select
         customer_id,
-        snapshot_date
-    from features
+        snapshot_date,
+        0 as completed_sessions,
+        0 as rating_stars,
+        0 as ratings,
+        0 as succeeded_payments,
+        0 as payments
+    from due
 ),
 
 lifetime as (
     select
-        due.customer_id,
-        due.snapshot_date,
-        sum(arrivals.rating_stars) over so_far as rating_stars_lifetime,
-        sum(arrivals.ratings) over so_far as ratings_lifetime,
-        sum(arrivals.succeeded_payments) over so_far as succeeded_payments_lifetime,
-        sum(arrivals.payments) over so_far as payments_lifetime
-    from due
-    left join arrivals
-        on
-            due.customer_id = arrivals.customer_id
-            and due.snapshot_date = arrivals.snapshot_date
+        customer_id,
+        snapshot_date,
+        sum(sum(completed_sessions)) over so_far as completed_sessions_lifetime,
+        sum(sum(rating_stars)) over so_far as rating_stars_lifetime,
+        sum(sum(ratings)) over so_far as ratings_lifetime,
+        sum(sum(succeeded_payments)) over so_far as succeeded_payments_lifetime,
+        sum(sum(payments)) over so_far as payments_lifetime
+    from steps
+    group by customer_id, snapshot_date
     window so_far as (
-        partition by due.customer_id
-        order by due.snapshot_date
+        partition by customer_id
+        order by snapshot_date
         rows between unbounded preceding and current row
     )
+),
+
+totals as (
+    select
+        due.customer_id,
+        due.snapshot_date,
+        due.recorded_in,
+        coalesce(sums.completed_sessions_28d, 0) as completed_sessions_28d,
+        coalesce(sums.completed_sessions_30d, 0) as completed_sessions_30d,
+        lifetime.completed_sessions_lifetime - coalesce(sums.completed_sessions_30d, 0) as completed_sessions_before,
+        sums.rating_stars_30d,
+        sums.ratings_30d,
+        sums.succeeded_payments_30d,
+        sums.payments_30d,
+        coalesce(sums.inbound_calls_last_14d, 0) as inbound_calls_last_14d,
+        lifetime.rating_stars_lifetime,
+        lifetime.ratings_lifetime,
+        lifetime.succeeded_payments_lifetime,
+        lifetime.payments_lifetime
+    from due
+    inner join lifetime
+        on
+            due.customer_id = lifetime.customer_id
+            and due.snapshot_date = lifetime.snapshot_date
+    left join sums
+        on
+            due.customer_id = sums.customer_id
+            and due.snapshot_date = sums.snapshot_date
 ),
 
 -- The sessions of the window, for recency and the share of the most frequent tutor among the last 20
@@ -126,14 +219,19 @@ window_sessions as (
         completed_sessions.customer_id,
         window_days.snapshot_date,
         completed_sessions.tutor_id,
+        completed_sessions.session_id,
         completed_sessions.completed_at,
+        completed_sessions.rating,
+        completed_sessions.rated_at,
         row_number() over (
             partition by completed_sessions.customer_id, window_days.snapshot_date
             order by completed_sessions.completed_at desc, completed_sessions.session_id desc
         ) as recency
     from completed_sessions
     inner join window_days
-        on cast(completed_sessions.completed_at as date) = window_days.event_date
+        on
+            cast(completed_sessions.completed_at as date) = window_days.event_date
+            and completed_sessions.is_late = window_days.is_late
 ),
 
 window_tutors as (
@@ -158,71 +256,76 @@ tutor_consistency as (
     group by customer_id, snapshot_date
 ),
 
+-- Of customers with no completed session before D
 first_sessions as (
     select
         customer_id,
+        snapshot_date,
         completed_at,
         rating,
         rated_at
     from (
         select
-            *,
-            row_number() over (partition by customer_id order by completed_at, session_id) as session_number
-        from {{ ref('int_completed_sessions') }}
+            window_sessions.*,
+            row_number() over (
+                partition by window_sessions.customer_id, window_sessions.snapshot_date
+                order by window_sessions.completed_at, window_sessions.session_id
+            ) as session_number
+        from window_sessions
+        inner join totals
+            on
+                window_sessions.customer_id = totals.customer_id
+                and window_sessions.snapshot_date = totals.snapshot_date
+        where totals.completed_sessions_before = 0
     ) as numbered
     where session_number = 1
 ),
 
 joined as (
     select
-        features.customer_id,
-        features.snapshot_date,
-        coalesce(sums.completed_sessions_28d, 0) as completed_sessions_28d,
-        coalesce(sums.completed_sessions_30d, 0) * cast(7.0 as double) / {{ horizon }} as sessions_per_week,
+        totals.customer_id,
+        totals.snapshot_date,
+        totals.recorded_in,
+        totals.completed_sessions_28d,
+        totals.completed_sessions_30d * cast(7.0 as double) / {{ horizon }} as sessions_per_week,
         {# No session in the window means 30 days or more back, where recency is used up. #}
         coalesce(
-            {{ whole_days('tutor_consistency.last_completed_at', days_from('features.snapshot_date', horizon)) }},
+            {{ whole_days('tutor_consistency.last_completed_at', days_from('totals.snapshot_date', horizon)) }},
             {{ horizon }}
         ) as days_since_last_session,
         {{ ratio(
-            'sums.rating_stars_30d', 'sums.ratings_30d',
-            otherwise=ratio('lifetime.rating_stars_lifetime', 'lifetime.ratings_lifetime', var('neutral_rating'))
+            'totals.rating_stars_30d', 'totals.ratings_30d',
+            otherwise=ratio('totals.rating_stars_lifetime', 'totals.ratings_lifetime', var('neutral_rating'))
         ) }} as average_rating,
         {{ ratio(
-            'sums.succeeded_payments_30d', 'sums.payments_30d',
-            otherwise=ratio('lifetime.succeeded_payments_lifetime', 'lifetime.payments_lifetime', 1.0)
+            'totals.succeeded_payments_30d', 'totals.payments_30d',
+            otherwise=ratio('totals.succeeded_payments_lifetime', 'totals.payments_lifetime', 1.0)
         ) }} as payment_success_rate,
-        coalesce(sums.inbound_calls_last_14d, 0) as inbound_calls_last_14d,
+        totals.inbound_calls_last_14d,
         coalesce(tutor_consistency.tutor_consistency, 0.0) as tutor_consistency,
         case
             when
-                first_sessions.completed_at >= features.snapshot_date
-                and first_sessions.completed_at < {{ days_from('features.snapshot_date', 14) }}
+                first_sessions.completed_at < {{ days_from('totals.snapshot_date', 14) }}
                 and first_sessions.rated_at <= {{ dbt.dateadd('day', 7, 'first_sessions.completed_at') }}
                 and first_sessions.rating is not null
                 then case when first_sessions.rating >= {{ var('success_rating') }} then 1 else 0 end
         end as first_session_success
-    from features
-    inner join lifetime
-        on
-            features.customer_id = lifetime.customer_id
-            and features.snapshot_date = lifetime.snapshot_date
-    left join sums
-        on
-            features.customer_id = sums.customer_id
-            and features.snapshot_date = sums.snapshot_date
+    from totals
     left join tutor_consistency
         on
-            features.customer_id = tutor_consistency.customer_id
-            and features.snapshot_date = tutor_consistency.snapshot_date
+            totals.customer_id = tutor_consistency.customer_id
+            and totals.snapshot_date = tutor_consistency.snapshot_date
     left join first_sessions
-        on features.customer_id = first_sessions.customer_id
+        on
+            totals.customer_id = first_sessions.customer_id
+            and totals.snapshot_date = first_sessions.snapshot_date
 ),
 
 final as (
     select
         customer_id,
         cast(snapshot_date as timestamp) as feature_timestamp,
+        recorded_in,
         completed_sessions_28d / cast(4.0 as double) as sessions_per_week_28d,
         {{ health_index(
             'sessions_per_week', 'days_since_last_session', 'average_rating', 'payment_success_rate',

@@ -1,5 +1,17 @@
-with run as (
-    select as_of from {{ ref('int_as_of') }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key=['customer_id', 'feature_timestamp'],
+    on_schema_change='fail',
+) }}
+{#- What is computed anew takes the place of what was there, for the rows of int_labels_due. -#}
+with due as (
+    select
+        customer_id,
+        cast(snapshot_date as timestamp) as feature_timestamp,
+        as_of,
+        recorded_in
+    from {{ ref('int_labels_due') }}
 ),
 
 features as (
@@ -49,18 +61,25 @@ labelled as (
         outcomes.sessions_per_week_28d,
         outcomes.health_score,
         outcomes.first_session_success,
-        {{ dbt.datediff('indexed.feature_timestamp', 'run.as_of', 'day') }}
+        due.as_of,
+        due.recorded_in,
+        {{ dbt.datediff('due.feature_timestamp', 'due.as_of', 'day') }}
             as days_of_data
-    from indexed
-    cross join run
+    from due
+    inner join indexed
+        on
+            due.customer_id = indexed.customer_id
+            and due.feature_timestamp = indexed.feature_timestamp
     inner join lapses
         on
-            indexed.customer_id = lapses.customer_id
-            and indexed.feature_timestamp = lapses.feature_timestamp
+            due.customer_id = lapses.customer_id
+            and due.feature_timestamp = lapses.feature_timestamp
+            and due.recorded_in = lapses.recorded_in
     inner join outcomes
         on
-            indexed.customer_id = outcomes.customer_id
-            and indexed.feature_timestamp = outcomes.feature_timestamp
+            due.customer_id = outcomes.customer_id
+            and due.feature_timestamp = outcomes.feature_timestamp
+            and due.recorded_in = outcomes.recorded_in
 ),
 
 -- A label is mature once the data reach past the last moment that it depends on.
@@ -68,18 +87,24 @@ final as (
     select
         customer_id,
         feature_timestamp,
-        case when days_of_data >= 14 + {{ var('lapse_days') }} then has_lapse_14d end as label_churn_risk_14d,
-        case when days_of_data >= 30 + {{ var('lapse_days') }} then has_lapse_30d end as label_churn_risk_30d,
-        case when days_of_data >= 28 then sessions_per_week_28d end as label_session_velocity,
-        case when days_of_data >= 30 then health_score end as label_health_score,
-        case when days_of_data >= 21 then first_session_success end as label_first_session_success,
+        {%- for label, value in {
+            'label_churn_risk_14d': 'has_lapse_14d',
+            'label_churn_risk_30d': 'has_lapse_30d',
+            'label_session_velocity': 'sessions_per_week_28d',
+            'label_health_score': 'health_score',
+            'label_first_session_success': 'first_session_success',
+        }.items() %}
+        case when days_of_data >= {{ label_horizons()[label] }} then {{ value }} end as {{ label }},
+        {%- endfor %}
         health_index,
         case
             when idle_days >= {{ var('lapse_days') }} then 'churned'
             when health_index >= {{ tier_minimum('thriving') }} then 'thriving'
             when health_index >= {{ tier_minimum('healthy') }} then 'healthy'
             else 'at_risk'
-        end as segment
+        end as segment,
+        as_of,
+        recorded_in
     from labelled
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,11 @@ def staged(warehouse: Warehouse) -> dict[str, list[str]]:
     return {feed: sorted(map(str, warehouse.rows(f"select * from staging.stg_{feed}"))) for feed in BASES}
 
 
-def killed_at(model: str, directory: Path, work: Path) -> None:
+def killed_at(model: str, directory: Path, work: Path, as_of: datetime = AS_OF) -> None:
     """Start a build and kill it while it works on a model."""
+    variables = VARIABLES | {"as_of": as_of}
     command, environment = dbt_command(
-        directory, work, work / "warehouse.duckdb", options=OPTIONS, variables=VARIABLES
+        directory, work, work / "warehouse.duckdb", options=OPTIONS, variables=variables
     )
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
