@@ -35,7 +35,7 @@ from rich.logging import RichHandler
 from benchmarks import features_windows
 from benchmarks.features_builds import Node, nodes_run, query_seconds
 from benchmarks.features_report import plot, tables
-from benchmarks.measure import Measurement, connect, measure_apart, write_section
+from benchmarks.measure import Measurement, connect, measure_apart, warehouse_settings, write_section
 from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
 
@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "--most-window-customers", type=int, default=100_000, help="no windows above this size"
     )
     parser.add_argument(
+        "--most-reference-customers", type=int, default=100_000, help="no reference above this size"
+    )
+    parser.add_argument(
         "--seconds", type=float, default=7200, help="a process that takes longer is stopped (default 7200)"
     )
     parser.add_argument(
@@ -151,10 +154,13 @@ class Bench:
             log.info("full build of %s customers", f"{customers:,}")
             place = self._built(customers, anew=True)
             reference = place / "reference.duckdb"
-            log.info("reference for %s customers", f"{customers:,}")
-            hand_made = self._apart(
-                "benchmarks.features_builds", "reference", str(raw), str(as_of), str(reference)
-            )
+            if customers > self.options.most_reference_customers:
+                hand_made = Measurement(None, 0, "not run")
+            else:
+                log.info("reference for %s customers", f"{customers:,}")
+                hand_made = self._apart(
+                    "benchmarks.features_builds", "reference", str(raw), str(as_of), str(reference)
+                )
             build = json.loads((place / "build.json").read_text())
             self._keep(
                 "full",
@@ -163,6 +169,7 @@ class Bench:
                     "days": self.options.days,
                     "signup_days": self.options.signup_days or self.options.days,
                     "raw_rows": _raw_rows(raw),
+                    "memory_limit": warehouse_settings()["memory_limit"],
                     **build,
                     "reference": asdict(hand_made),
                     **(_compared(place) if build["seconds"] and hand_made.seconds else {}),

@@ -103,13 +103,19 @@ def peak_bytes() -> int:
 
 def connect(database: Path) -> duckdb.DuckDBPyConnection:
     """A database with the settings of profiles.yml, its limit of memory among them."""
+    connection = duckdb.connect(str(database), config={"threads": THREADS})
+    for name, value in warehouse_settings().items():
+        connection.execute(f"set {name} = '{value}'")
+    return connection
+
+
+def warehouse_settings() -> dict[str, str]:
+    """DuckDB's settings in profiles.yml, as they are under this environment."""
     profile = yaml.safe_load((repository_root() / "profiles.yml").read_text())
     settings = profile["customer_health"]["outputs"]["duckdb"]["settings"]
-    connection = duckdb.connect(str(database), config={"threads": THREADS})
-    for name, value in settings.items():
-        setting = jinja2.Template(str(value)).render(env_var=os.environ.get)
-        connection.execute(f"set {name} = '{setting}'")
-    return connection
+    return {
+        name: jinja2.Template(str(value)).render(env_var=os.environ.get) for name, value in settings.items()
+    }
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
