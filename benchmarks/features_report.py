@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.measure import markdown_table
@@ -116,20 +117,29 @@ def _nights(nights: Mapping[str, Any]) -> str:
             lines.append([*begin, ", ".join(remarks) or "–", *["–"] * (len(header) - 3)])
             continue
         full = measured["full"]["queries_seconds"]
-        # The night whose features took the median; of two in the middle, the slower one.
-        ordered = sorted(measured["nights"], key=lambda night: night["features_seconds"])
-        night = ordered[len(ordered) // 2]
+        night = {
+            name: median(each[name] for each in measured["nights"])
+            for name in (
+                "new_rows",
+                "feature_rows",
+                "features_seconds",
+                "rest_seconds",
+                "tests_seconds",
+                "peak_bytes",
+            )
+        }
+        own = median(each["seconds"] - each["queries_seconds"] for each in measured["nights"])
         lines.append(
             [
                 *begin,
                 _seconds(full),
-                f"{night['new_rows']:,}",
-                f"{night['feature_rows']:,}",
+                f"{night['new_rows']:,.0f}",
+                f"{night['feature_rows']:,.0f}",
                 _seconds(night["features_seconds"]),
                 f"{night['features_seconds'] / full:.1%}",
                 _seconds(night["rest_seconds"]),
                 _seconds(night["tests_seconds"]),
-                _seconds(night["seconds"] - night["queries_seconds"]),
+                _seconds(own),
                 _memory(night["peak_bytes"]),
             ]
         )
