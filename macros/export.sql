@@ -44,19 +44,15 @@
         {%- endif -%}
         {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
         {%- set order = 'feature_timestamp' ~ (', customer_id' if others else '') -%}
-        {#- As literals, which alone spare the scan of the whole history. -#}
-        {%- set missing = [] -%}
         {%- if others -%}
-            {%- for row in run_query(
+            {%- set missing = literal_timestamps(
                 'select distinct feature_timestamp from ' ~ relation ~ " where feature_timestamp not in (select feature_timestamp from read_parquet(['"
                 ~ others | join("', '") ~ "']))"
-            ).rows -%}
-                {%- do missing.append("cast('" ~ row[0] ~ "' as timestamp)") -%}
-            {%- endfor -%}
+            ) -%}
         {%- endif -%}
         {%- do duckdb__export(
             'select * from ' ~ duckdb__family_rows(relation, family)
-            ~ (' where feature_timestamp in (' ~ (missing | join(', ') or 'null') ~ ')' if others else '')
+            ~ (' where feature_timestamp in (' ~ missing ~ ')' if others else '')
             ~ ' order by ' ~ order,
             file
         ) -%}

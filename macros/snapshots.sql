@@ -11,12 +11,20 @@
 
 {#- The same as a list of literal timestamps, for views that are read for these alone and need not be read in full. -#}
 {% macro missing_timestamps(snapshots) -%}
-    {%- set moments = [] -%}
-    {%- if is_incremental() and execute -%}
-        {%- for row in run_query(
+    {%- if is_incremental() -%}
+        {{ return(literal_timestamps(
             'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select feature_timestamp from '
             ~ this ~ ')'
-        ).rows -%}
+        )) }}
+    {%- endif -%}
+    {{ return('null') }}
+{%- endmacro %}
+
+{#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}
+{% macro literal_timestamps(query) -%}
+    {%- set moments = [] -%}
+    {%- if execute -%}
+        {%- for row in run_query(query).rows -%}
             {%- do moments.append("cast('" ~ row[0] ~ "' as timestamp)") -%}
         {%- endfor -%}
     {%- endif -%}
