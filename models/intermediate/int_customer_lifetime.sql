@@ -4,14 +4,12 @@ with snapshots as (
     {{ missing_snapshots() }}
 ),
 
+{%- if before %}
+
 new_tiles as (
     select * from {{ ref('int_customer_day_tiles') }}
-    {%- if before %}
     where changed_on > cast('{{ before }}' as date)
-    {%- endif %}
 ),
-
-{%- if before %}
 
 -- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
 -- a day it is found anew, from all their tiles.
@@ -19,14 +17,12 @@ corrected_customers as (
     select distinct customer_id from new_tiles
     where {{ takes_facts_back() }}
 ),
-{%- endif %}
 
 tiles as (
     select
         *,
         true as is_new
     from new_tiles
-    {%- if before %}
     union all
     select
         earlier.*,
@@ -35,15 +31,18 @@ tiles as (
     inner join corrected_customers as corrected
         on earlier.customer_id = corrected.customer_id
     where earlier.changed_on <= cast('{{ before }}' as date)
-    {%- endif %}
 ),
+{%- endif %}
+
+{#- The first time all tiles are new. They are read where they lie then, because DuckDB keeps the rows of a CTE. #}
+{%- set tiles = 'tiles' if before else ref('int_customer_day_tiles') %}
 
 corrected_days as (
     select distinct
         customer_id,
         event_date,
         elapsed_from
-    from tiles
+    from {{ tiles }}
     where {{ takes_facts_back() }}
 ),
 
@@ -52,7 +51,7 @@ first_snapshots as (
     select
         change_dates.changed_on,
         min(snapshots.snapshot_date) as snapshot_date
-    from (select distinct changed_on from tiles) as change_dates
+    from (select distinct changed_on from {{ tiles }}) as change_dates
     inner join snapshots
         on change_dates.changed_on <= snapshots.snapshot_date
     group by change_dates.changed_on
@@ -68,9 +67,10 @@ arrivals as (
         end) as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
-        sum(case when tiles.is_new then tiles.{{ quantity }} else 0 end) as {{ quantity }}{{ ',' if not loop.last }}
+        sum({{ 'case when tiles.is_new then tiles.' ~ quantity ~ ' else 0 end' if before else 'tiles.' ~ quantity }})
+            as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from tiles
+    from {{ tiles }} as tiles
     inner join first_snapshots
         on tiles.changed_on = first_snapshots.changed_on
     left join corrected_days
@@ -182,7 +182,7 @@ corrected_changes as (
         {%- for quantity in latest_kinds().values() %}
         sum(tiles.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from tiles
+    from {{ tiles }} as tiles
     inner join first_snapshots
         on tiles.changed_on = first_snapshots.changed_on
     where
