@@ -31,10 +31,10 @@
                 ~ ' where recorded_in = (select max(recorded_in) from ' ~ labels ~ ')'
             ).rows[0] -%}
             {%- if last[1] and last[1] <= last[2] -%}
-                {%- set snapshots = run_query(
+                {%- set snapshots = literal_timestamps(
                     'select distinct feature_timestamp from ' ~ features ~ ' where feature_timestamp not in (select feature_timestamp from '
                     ~ labels ~ ') or ' ~ label_became_mature('feature_timestamp', last[1], last[2]) ~ ' order by feature_timestamp'
-                ).columns[0].values() -%}
+                ) -%}
                 {{ return({'recorded_in': last[0], 'as_of': last[1], 'snapshots': snapshots}) }}
             {%- endif -%}
         {%- endif -%}

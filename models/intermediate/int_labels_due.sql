@@ -147,18 +147,12 @@ due as (
         customer_id,
         snapshot_date
     from late
-    {%- if last.snapshots %}
     union
     select
         customer_id,
         snapshot_date
     from features
-    where feature_timestamp in (
-        {%- for snapshot in last.snapshots %}
-        cast('{{ snapshot }}' as timestamp){{ ',' if not loop.last }}
-        {%- endfor %}
-    )
-    {%- endif %}
+    where feature_timestamp in ({{ last.snapshots }})
 ),
 
 final as (
