@@ -106,8 +106,9 @@ class History:
         for table in _customers_tables():
             self._note_moved_keys(table, f"{HISTORY}.{table.name}")
         run(
-            f"create table {HISTORY}.ratings as select * from {WAREHOUSE}.intermediate.int_session_ratings "
-            "order by tutor_id"
+            # As records of the one run that the stream's small warehouse has.
+            f"create table {HISTORY}.ratings as select * replace (1 as recorded_in) "
+            f"from {WAREHOUSE}.intermediate.int_session_ratings where replaced_in is null order by tutor_id"
         )
         run(
             f"create table {HISTORY}.primary_tutors as select {CUSTOMER}, primary_tutor_id "

@@ -1,6 +1,5 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set last_run = last_run_before_missing(this) %}
--- depends_on: {{ ref('base_sessions') }}
 with in_scope as (
     select
         customer_id,
@@ -30,34 +29,44 @@ known as (
     where snapshot_date = {{ before }}
 ),
 
--- Whose sessions or ratings have a version that was recorded or replaced since, or that a snapshot sees or no longer sees
--- for the first time since
-changed_customers as (
+-- Whose first session has a rating that is new since, or that a snapshot sees or no longer sees for the first time since
+newly_rated_customers as (
     select customer_id
-    from {{ ref('base_sessions') }}
+    from {{ ref('int_session_lines') }}
     where
-        {{ is_version() }}
-        and (status = 'completed' or rating is not null)
-        and (
-            recorded_in > {{ last_run.recorded_in }}
-            or replaced_in > {{ last_run.recorded_in }}
-            or in_force_from > {{ before }}
-            or in_force_until > {{ before }}
-            or resolved_at >= {{ before }}
-            or rated_at >= {{ before }}
+        position = 1
+        and session_id in (
+            select session_id from {{ ref('int_rating_changes') }}
+            where recorded_in > {{ last_run.recorded_in }}
+            union all
+            select session_id from {{ ref('int_rating_changes') }}
+            where changed_on > {{ before }}
         )
+),
+
+-- Whose line of sessions has a place that is new since, or that a snapshot sees for the first time since; or begins since
+changed_customers as (
+    select customer_id from {{ ref('int_session_lines') }}
+    where recorded_in > {{ last_run.recorded_in }}
+    union
+    select customer_id from {{ ref('int_session_lines') }}
+    where visible_from > {{ before }}
+    union
+    select customer_id from {{ ref('int_session_lines') }}
+    where line_from > {{ before }}
+    union
+    select customer_id from newly_rated_customers
 ),
 
 -- The days that the window of switches has left behind since
 days_left_behind as (
-    select sessions.customer_id
-    from {{ ref('base_sessions') }} as sessions
+    select lines.customer_id
+    from {{ ref('int_session_lines') }} as lines
     cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
     where
-        {{ is_current_version() }}
-        and sessions.status = 'completed'
-        and sessions.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
-        and sessions.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
+        lines.is_switch
+        and lines.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
+        and lines.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
 ),
 
 unchanged as (
@@ -91,54 +100,14 @@ spine as (
 ),
 {%- endif %}
 
-session_outcomes as (
+rating_changes as (
     select
         session_id,
-        customer_id,
         tutor_id,
-        subject,
-        resolved_at,
-        visible_from,
-        visible_until
-    from {{ ref('int_session_outcomes') }}
-    where
-        status = 'completed'
-        {%- if last_run %}
-        and customer_id in (select spine.customer_id from spine)
-        {%- endif %}
-),
-
--- The first version that says so
-completions as (
-    select
-        session_id,
-        min({{ delivered_at('loaded_at') }}) as first_delivered_at
-    from {{ ref('stg_sessions') }}
-    where
-        status = 'completed'
-        {%- if last_run %}
-        and session_id in (select session_outcomes.session_id from session_outcomes)
-        {%- endif %}
-    group by session_id
-),
-
-session_versions as (
-    select
-        session_id,
-        customer_id,
-        tutor_id,
-        subject,
-        scheduled_at,
-        status,
-        resolved_at,
-        {{ visible_from('booked_at') }} as visible_from,
-        in_force_until as visible_until
-    from {{ ref('stg_sessions') }}
-    where {{ is_ever_visible('booked_at') }}
-),
-
-ratings as (
-    select * from {{ ref('int_session_ratings') }}
+        changed_on,
+        rating_stars,
+        ratings
+    from {{ ref('int_rating_changes') }}
 ),
 
 subjects as (
@@ -148,164 +117,24 @@ subjects as (
     from {{ ref('subjects') }}
 ),
 
-{%- set far_off = "cast('9999-12-31' as date)" %}
 {%- set chosen_tutor %}
 case when chosen.consistency is not null then chosen.tutor_id else next_sessions.tutor_id end
 {%- endset %}
 {%- set recent = 20 %}
-{%- set long_ago = "cast('1900-01-01' as date)" %}
 
--- Versions that agree in all that matters here are one
-same_outcomes as (
-    select
-        session_id,
-        customer_id,
-        tutor_id,
-        subject,
-        resolved_at,
-        min(visible_from) as visible_from,
-        max(coalesce(visible_until, {{ far_off }})) as visible_until,
-        sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off ~ ')', 'day') }}) as visible_days
-    from session_outcomes
-    group by session_id, customer_id, tutor_id, subject, resolved_at
-),
-
--- … unless others came between them.
-interrupted_sessions as (
-    select session_id
-    from same_outcomes
-    where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
-),
-
-outcomes as (
-    select
-        session_id,
-        customer_id,
-        tutor_id,
-        subject,
-        resolved_at,
-        visible_from,
-        visible_until
-    from same_outcomes
-    where session_id not in (select session_id from interrupted_sessions)
-    union all
-    select
-        session_id,
-        customer_id,
-        tutor_id,
-        subject,
-        resolved_at,
-        visible_from,
-        coalesce(visible_until, {{ far_off }}) as visible_until
-    from session_outcomes
-    where session_id in (select session_id from interrupted_sessions)
-),
-
-completed_sessions as (
-    select
-        outcomes.session_id,
-        outcomes.customer_id,
-        outcomes.tutor_id,
-        outcomes.subject,
-        outcomes.resolved_at,
-        {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
-        outcomes.visible_from,
-        outcomes.visible_until
-    from outcomes
-    inner join completions
-        on outcomes.session_id = completions.session_id
-),
-
--- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order
--- and stay so. A new line begins where one vanishes or changes, or comes out of turn.
-line_starts as (
-    select
-        customer_id,
-        visible_until as line_from
-    from completed_sessions
-    where visible_until < {{ far_off }}
-    union
-    select
-        customer_id,
-        visible_from as line_from
-    from (
-        select
-            customer_id,
-            visible_from,
-            min(visible_from) over (
-                partition by customer_id
-                order by outcome_known_at desc, session_id desc
-                rows between unbounded preceding and 1 preceding
-            ) as later_ones_visible_from
-        from completed_sessions
-    ) as in_order
-    where visible_from > later_ones_visible_from
-),
-
+-- The line by which a snapshot sees a customer's sessions
 spine_lines as (
     select
         spine.customer_id,
         spine.snapshot_date,
-        coalesce(max(line_starts.line_from), {{ long_ago }}) as line_from
+        max(lines.line) as line
     from spine
-    left join line_starts
+    inner join {{ ref('int_session_lines') }} as lines
         on
-            spine.customer_id = line_starts.customer_id
-            and spine.snapshot_date >= line_starts.line_from
+            spine.customer_id = lines.customer_id
+            and spine.snapshot_date >= lines.line_from
+    where lines.position <= 1
     group by spine.customer_id, spine.snapshot_date
-),
-
-lines as (
-    select
-        customer_id,
-        line_from,
-        min(snapshot_date) as first_snapshot_date,
-        max(snapshot_date) as last_snapshot_date,
-        row_number() over (order by customer_id, line_from) as line
-    from spine_lines
-    group by customer_id, line_from
-),
-
--- In the order in which the warehouse came to know of them, with how many of the same subject there were by then
-numbered as (
-    select
-        lines.line,
-        completed_sessions.session_id,
-        completed_sessions.tutor_id,
-        completed_sessions.subject,
-        completed_sessions.resolved_at,
-        completed_sessions.visible_from,
-        row_number() over so_far as position,
-        lag(completed_sessions.tutor_id) over so_far as previous_tutor_id,
-        row_number() over (
-            partition by lines.line, completed_sessions.subject
-            order by completed_sessions.outcome_known_at, completed_sessions.session_id
-        ) as sessions_of_subject
-    from lines
-    inner join completed_sessions
-        on
-            lines.customer_id = completed_sessions.customer_id
-            and lines.last_snapshot_date >= completed_sessions.visible_from
-            and lines.first_snapshot_date < completed_sessions.visible_until
-    window so_far as (
-        partition by lines.line
-        order by completed_sessions.outcome_known_at, completed_sessions.session_id
-    )
-),
-
--- The most frequent subject so far, tie to the one seen last, is that of the session with the greatest count and
--- position. Sessions with the same tutor in a row are one run.
-running as (
-    select
-        *,
-        max({{ one_number('sessions_of_subject', 'position') }}) over so_far as greatest_subject,
-        sum(case when tutor_id is distinct from previous_tutor_id then 1 else 0 end) over so_far as run
-    from numbered
-    window so_far as (
-        partition by line
-        order by position
-        rows between unbounded preceding and current row
-    )
 ),
 
 -- Line and position make one number, a session's place, and line and run another.
@@ -318,11 +147,31 @@ ordered as (
         resolved_at,
         visible_from,
         position,
-        (position > 1 and tutor_id is distinct from previous_tutor_id) as is_switch,
+        is_switch,
         {{ session_place('line', 'position') }} as place,
         {{ session_place('line', 'mod(greatest_subject, ' ~ million() ~ ')') }} as primary_subject_place,
         {{ session_place('line', 'run') }} as tutor_run
-    from running
+    from {{ ref('int_session_lines') }}
+    where
+        position > 0
+        {%- if last_run %}
+        and line in (select spine_lines.line from spine_lines)
+        {%- endif %}
+),
+
+-- The first snapshot that sees what became visible on a day
+first_snapshots as (
+    select
+        days.visible_from,
+        min(snapshots.snapshot_date) as snapshot_date
+    from (
+        select distinct visible_from from ordered
+        union
+        select distinct changed_on from rating_changes
+    ) as days
+    inner join snapshots
+        on days.visible_from <= snapshots.snapshot_date
+    group by days.visible_from
 ),
 
 -- How many sessions of its line each snapshot sees
@@ -340,35 +189,33 @@ counted as (
             line,
             max(position) over (
                 partition by line
-                order by seen_on, is_snapshot
+                order by snapshot_date, is_snapshot
                 rows between unbounded preceding and current row
-            ) as session_count
+            ) as session_count,
+            is_snapshot
         from (
             select
                 cast(null as {{ dbt.type_string() }}) as customer_id,
-                cast(null as date) as snapshot_date,
-                line,
-                visible_from as seen_on,
+                first_snapshots.snapshot_date,
+                ordered.line,
                 0 as is_snapshot,
-                position
+                max(ordered.position) as position
             from ordered
+            inner join first_snapshots
+                on ordered.visible_from = first_snapshots.visible_from
+            group by first_snapshots.snapshot_date, ordered.line
             union all
             select
-                spine_lines.customer_id,
-                spine_lines.snapshot_date,
-                lines.line,
-                spine_lines.snapshot_date as seen_on,
+                customer_id,
+                snapshot_date,
+                line,
                 1 as is_snapshot,
                 cast(null as bigint) as position
             from spine_lines
-            inner join lines
-                on
-                    spine_lines.customer_id = lines.customer_id
-                    and spine_lines.line_from = lines.line_from
         ) as time_line
     ) as running
     where
-        snapshot_date is not null
+        is_snapshot = 1
         and session_count is not null
 ),
 
@@ -488,19 +335,26 @@ primaries as (
         on seen_sessions.primary_subject_place = of_subject.place
 ),
 
+-- At most one rating of a session is seen at a time, so what changed so far adds up to it.
 first_sessions as (
     select
-        counted.customer_id,
-        counted.snapshot_date,
-        max(case when ratings.rating >= {{ var('success_rating') }} then 1 else 0 end) as was_success
-    from counted
-    inner join ordered
-        on {{ session_place('counted.line', '1') }} = ordered.place
-    inner join ratings
-        on
-            ordered.session_id = ratings.session_id
-            and {{ is_visible_at('counted.snapshot_date', 'ratings') }}
-    group by counted.customer_id, counted.snapshot_date
+        customer_id,
+        snapshot_date,
+        case when rating_stars >= {{ var('success_rating') }} then 1 else 0 end as was_success
+    from (
+        select
+            counted.customer_id,
+            counted.snapshot_date,
+            sum(rating_changes.rating_stars) as rating_stars
+        from counted
+        inner join ordered
+            on {{ session_place('counted.line', '1') }} = ordered.place
+        inner join rating_changes
+            on
+                ordered.session_id = rating_changes.session_id
+                and counted.snapshot_date >= rating_changes.changed_on
+        group by counted.customer_id, counted.snapshot_date
+    ) as ratings
 ),
 
 chosen as (
@@ -520,6 +374,36 @@ chosen as (
 ),
 
 -- The next session stands in for the primary tutor and subject of customers without a completed session.
+without_primaries as (
+    select
+        customer_id,
+        snapshot_date
+    from chosen
+    where
+        consistency is null
+        or subject is null
+),
+
+session_versions as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        scheduled_at,
+        status,
+        resolved_at,
+        {{ visible_from('booked_at') }} as visible_from,
+        in_force_until as visible_until
+    from {{ ref('stg_sessions') }}
+    where
+        customer_id in (select without_primaries.customer_id from without_primaries)
+        and {{ is_ever_visible('booked_at') }}
+        {%- if last_run %}
+        and scheduled_at >= {{ before }}
+        {%- endif %}
+),
+
 next_sessions as (
     select
         customer_id,
@@ -528,56 +412,30 @@ next_sessions as (
         subject
     from (
         select
-            chosen.customer_id,
-            chosen.snapshot_date,
+            without_primaries.customer_id,
+            without_primaries.snapshot_date,
             session_versions.tutor_id,
             session_versions.subject,
             row_number() over (
-                partition by chosen.customer_id, chosen.snapshot_date
+                partition by without_primaries.customer_id, without_primaries.snapshot_date
                 order by session_versions.scheduled_at, session_versions.session_id
             ) as preference
-        from chosen
+        from without_primaries
         inner join session_versions
             on
-                chosen.customer_id = session_versions.customer_id
-                and {{ is_visible_at('chosen.snapshot_date', 'session_versions') }}
+                without_primaries.customer_id = session_versions.customer_id
+                and {{ is_visible_at('without_primaries.snapshot_date', 'session_versions') }}
         where
-            (chosen.consistency is null or chosen.subject is null)
-            and session_versions.scheduled_at >= chosen.snapshot_date
-            and (session_versions.status = 'scheduled' or session_versions.resolved_at >= chosen.snapshot_date)
+            session_versions.scheduled_at >= without_primaries.snapshot_date
+            and (
+                session_versions.status = 'scheduled'
+                or session_versions.resolved_at >= without_primaries.snapshot_date
+            )
     ) as ranked
     where preference = 1
 ),
 
 -- All ratings of a tutor, by any customer
-rating_changes as (
-    select
-        tutor_id,
-        visible_from as changed_on,
-        rating as rating_stars,
-        1 as ratings
-    from ratings
-    union all
-    select
-        tutor_id,
-        visible_until as changed_on,
-        -rating as rating_stars,
-        -1 as ratings
-    from ratings
-    where visible_until is not null
-),
-
--- The first snapshot that sees a change
-first_snapshots as (
-    select
-        change_dates.changed_on,
-        min(snapshots.snapshot_date) as snapshot_date
-    from (select distinct changed_on from rating_changes) as change_dates
-    inner join snapshots
-        on change_dates.changed_on <= snapshots.snapshot_date
-    group by change_dates.changed_on
-),
-
 rating_steps as (
     select
         rating_changes.tutor_id,
@@ -586,7 +444,7 @@ rating_steps as (
         sum(rating_changes.ratings) as ratings
     from rating_changes
     inner join first_snapshots
-        on rating_changes.changed_on = first_snapshots.changed_on
+        on rating_changes.changed_on = first_snapshots.visible_from
     group by rating_changes.tutor_id, first_snapshots.snapshot_date
 ),
 

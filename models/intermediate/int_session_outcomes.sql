@@ -7,10 +7,11 @@ with session_versions as (
         subject,
         status,
         resolved_at,
-        duration_minutes,
         in_force_from,
-        in_force_until
-    from {{ ref('stg_sessions') }}
+        in_force_until,
+        recorded_in
+    from {{ ref('base_sessions') }}
+    where {{ is_current_version() }}
 ),
 
 final as (
@@ -20,10 +21,10 @@ final as (
         tutor_id,
         subject,
         status,
-        duration_minutes,
         resolved_at,
         {{ visible_from('resolved_at') }} as visible_from,
-        in_force_until as visible_until
+        in_force_until as visible_until,
+        recorded_in
     from session_versions
     where
         status <> 'scheduled'

@@ -7,8 +7,11 @@ with session_versions as (
         rating,
         rated_at,
         in_force_from,
-        in_force_until
-    from {{ ref('stg_sessions') }}
+        in_force_until,
+        recorded_in,
+        replaced_in
+    from {{ ref('base_sessions') }}
+    where {{ is_version() }}
 ),
 
 final as (
@@ -19,7 +22,9 @@ final as (
         rating,
         rated_at,
         {{ visible_from('rated_at') }} as visible_from,
-        in_force_until as visible_until
+        in_force_until as visible_until,
+        recorded_in,
+        replaced_in
     from session_versions
     where
         rating is not null

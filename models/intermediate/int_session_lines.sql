@@ -1,0 +1,466 @@
+{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
+{%- set last = last_laid_out(this) %}
+{%- set version = 'session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at, visible_from, visible_until' %}
+with session_outcomes as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        visible_until
+    from {{ ref('int_session_outcomes') }}
+    where
+        status = 'completed'
+        {%- if last %}
+        and recorded_in > {{ last.recorded_in }}
+        {%- endif %}
+),
+
+-- The first version that says so. A run records all versions of a session anew, if any.
+completions as (
+    select
+        session_id,
+        min({{ delivered_at('loaded_at') }}) as first_delivered_at
+    from {{ ref('base_sessions') }}
+    where
+        {{ is_current_version() }}
+        and status = 'completed'
+        {%- if last %}
+        and recorded_in > {{ last.recorded_in }}
+        {%- endif %}
+    group by session_id
+),
+
+-- Versions that agree in all that matters here are one
+same_outcomes as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        min(visible_from) as visible_from,
+        max(coalesce(visible_until, {{ far_off() }})) as visible_until,
+        sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off() ~ ')', 'day') }}) as visible_days
+    from session_outcomes
+    group by session_id, customer_id, tutor_id, subject, resolved_at
+),
+
+-- … unless others came between them.
+interrupted_sessions as (
+    select session_id
+    from same_outcomes
+    where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
+),
+
+outcomes as (
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        visible_until
+    from same_outcomes
+    where session_id not in (select session_id from interrupted_sessions)
+    union all
+    select
+        session_id,
+        customer_id,
+        tutor_id,
+        subject,
+        resolved_at,
+        visible_from,
+        coalesce(visible_until, {{ far_off() }}) as visible_until
+    from session_outcomes
+    where session_id in (select session_id from interrupted_sessions)
+),
+
+completed_sessions as (
+    select
+        outcomes.session_id,
+        outcomes.customer_id,
+        outcomes.tutor_id,
+        outcomes.subject,
+        outcomes.resolved_at,
+        {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
+        outcomes.visible_from,
+        outcomes.visible_until
+    from outcomes
+    inner join completions
+        on outcomes.session_id = completions.session_id
+),
+
+{%- if last %}
+
+-- Sessions recorded since, accepted or not, and whose they are or were
+touched_sessions as (
+    select distinct
+        session_id,
+        customer_id
+    from {{ ref('base_sessions') }}
+    where
+        status = 'completed'
+        and recorded_in > {{ last.recorded_in }}
+        and session_id is not null
+),
+
+-- The lines of each customer that were laid out last
+known_lines as (
+    select
+        customer_id,
+        max(case when line_from = {{ long_ago() }} then line end) as first_line,
+        max(line) as last_line
+    from {{ this }}
+    where
+        position <= 1
+        and customer_id in (select touched_sessions.customer_id from touched_sessions)
+    group by customer_id
+),
+
+known_places as (
+    select
+        places.line,
+        places.line_from,
+        places.line = known_lines.last_line as is_of_last_line,
+        places.session_id,
+        places.customer_id,
+        places.tutor_id,
+        places.subject,
+        places.resolved_at,
+        places.outcome_known_at,
+        places.visible_from,
+        places.visible_until,
+        places.position,
+        places.sessions_of_subject,
+        places.greatest_subject,
+        places.run
+    from {{ this }} as places
+    inner join known_lines
+        on
+            places.customer_id = known_lines.customer_id
+            and places.line >= known_lines.first_line
+    where places.position > 0
+),
+
+-- What is said of these sessions now, and what was said before
+compared as (
+    select
+        {{ version }},
+        max(is_said_now) as is_said_now,
+        max(was_said_before) as was_said_before
+    from (
+        select
+            {{ version }},
+            1 as is_said_now,
+            0 as was_said_before
+        from completed_sessions
+        union all
+        select
+            {{ version }},
+            0 as is_said_now,
+            1 as was_said_before
+        from known_places
+        where session_id in (select touched_sessions.session_id from touched_sessions)
+    ) as sayings
+    group by {{ version }}
+),
+
+touched_versions as (
+    select
+        *,
+        max(was_said_before) over of_session as has_a_place,
+        count(*) over of_session as versions
+    from compared
+    window of_session as (
+        partition by session_id
+    )
+),
+
+last_lines as (
+    select
+        line,
+        line_from,
+        customer_id,
+        max(position) as position,
+        max(visible_from) as visible_from
+    from known_places
+    where is_of_last_line
+    group by line, line_from, customer_id
+),
+
+last_places as (
+    select
+        last_lines.line,
+        last_lines.line_from,
+        last_lines.customer_id,
+        last_lines.position,
+        last_lines.visible_from as all_visible_from,
+        known_places.session_id,
+        known_places.tutor_id,
+        known_places.outcome_known_at,
+        known_places.greatest_subject,
+        known_places.run
+    from last_lines
+    inner join known_places
+        on
+            last_lines.line = known_places.line
+            and last_lines.position = known_places.position
+),
+
+-- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen by no
+-- snapshot that does not see all of them, and there to stay.
+new_sessions as (
+    select
+        new.session_id,
+        new.customer_id,
+        new.tutor_id,
+        new.subject,
+        new.resolved_at,
+        new.outcome_known_at,
+        new.visible_from,
+        new.visible_until,
+        last_places.line,
+        last_places.line_from,
+        coalesce(
+            new.versions = 1
+            and new.visible_until = {{ far_off() }}
+            and new.visible_from >= last_places.line_from
+            and new.visible_from >= last_places.all_visible_from
+            and new.visible_from >= coalesce(
+                lag(new.visible_from) over (
+                    partition by new.customer_id
+                    order by new.outcome_known_at, new.session_id
+                ),
+                new.visible_from
+            )
+            and (
+                new.outcome_known_at > last_places.outcome_known_at
+                or (
+                    new.outcome_known_at = last_places.outcome_known_at
+                    and new.session_id > last_places.session_id
+                )
+            ),
+            false
+        ) as is_in_turn
+    from touched_versions as new
+    left join last_places
+        on new.customer_id = last_places.customer_id
+    where new.has_a_place = 0
+),
+
+-- All lines of a customer are laid out anew where something else is new than that: a session that has its place already
+-- was corrected or taken back, or one came out of turn.
+customers as (
+    select customer_id
+    from touched_versions
+    where
+        has_a_place = 1
+        and is_said_now <> was_said_before
+    union
+    select customer_id
+    from new_sessions
+    where not is_in_turn
+),
+
+sessions_to_lay_out as (
+    select {{ version }} from completed_sessions
+    where customer_id in (select customers.customer_id from customers)
+    union
+    select {{ version }} from known_places
+    where
+        customer_id in (select customers.customer_id from customers)
+        and session_id not in (select touched_sessions.session_id from touched_sessions)
+),
+{%- else %}
+
+customers as (
+    select distinct customer_id from completed_sessions
+),
+
+sessions_to_lay_out as (
+    select {{ version }} from completed_sessions
+),
+{%- endif %}
+
+-- A customer's sessions form a line in which each snapshot sees the first so many: most become visible in their order
+-- and stay so. A new line begins where one vanishes or changes, or comes out of turn.
+line_starts as (
+    select
+        customer_id,
+        visible_until as line_from
+    from sessions_to_lay_out
+    where visible_until < {{ far_off() }}
+    union
+    select
+        customer_id,
+        visible_from as line_from
+    from (
+        select
+            customer_id,
+            visible_from,
+            min(visible_from) over (
+                partition by customer_id
+                order by outcome_known_at desc, session_id desc
+                rows between unbounded preceding and 1 preceding
+            ) as later_ones_visible_from
+        from sessions_to_lay_out
+    ) as in_order
+    where visible_from > later_ones_visible_from
+    union
+    select
+        customer_id,
+        {{ long_ago() }} as line_from
+    from customers
+),
+
+lines as (
+    select
+        {{ last.line if last else 0 }} + row_number() over (order by customer_id, line_from) as line,
+        customer_id,
+        line_from,
+        lead(line_from, 1, {{ far_off() }}) over (
+            partition by customer_id
+            order by line_from
+        ) as line_until
+    from line_starts
+),
+
+placed as (
+    select
+        lines.line,
+        lines.line_from,
+        {%- for name in version.split(', ') %}
+        sessions.{{ name }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from lines
+    inner join sessions_to_lay_out as sessions
+        on
+            lines.customer_id = sessions.customer_id
+            and lines.line_until > sessions.visible_from
+            and lines.line_from < sessions.visible_until
+    {%- if last %}
+    union all
+    select
+        line,
+        line_from,
+        {{ version }}
+    from new_sessions
+    where customer_id not in (select customers.customer_id from customers)
+    {%- endif %}
+),
+
+-- In the order in which the warehouse came to know of them, with how many of the same subject there were by then
+numbered as (
+    select
+        placed.*,
+        row_number() over so_far as new_position,
+        lag(placed.tutor_id) over so_far as previous_tutor_id,
+        row_number() over (
+            partition by placed.line, placed.subject
+            order by placed.outcome_known_at, placed.session_id
+        ) as new_sessions_of_subject
+    from placed
+    window so_far as (
+        partition by placed.line
+        order by placed.outcome_known_at, placed.session_id
+    )
+),
+
+{%- if last %}
+
+known_subjects as (
+    select
+        line,
+        subject,
+        max(sessions_of_subject) as sessions_of_subject
+    from known_places
+    where is_of_last_line
+    group by line, subject
+),
+
+-- … after those that were there
+continued as (
+    select
+        numbered.*,
+        coalesce(last_places.position, 0) + numbered.new_position as position,
+        coalesce(known_subjects.sessions_of_subject, 0) + numbered.new_sessions_of_subject as sessions_of_subject,
+        coalesce(last_places.greatest_subject, 0) as greatest_subject_before,
+        coalesce(last_places.run, 0) as run_before,
+        case
+            when numbered.new_position = 1 then last_places.tutor_id else numbered.previous_tutor_id
+        end as tutor_id_before
+    from numbered
+    left join last_places
+        on numbered.line = last_places.line
+    left join known_subjects
+        on
+            numbered.line = known_subjects.line
+            and numbered.subject is not distinct from known_subjects.subject
+),
+{%- else %}
+
+continued as (
+    select
+        numbered.*,
+        new_position as position,
+        new_sessions_of_subject as sessions_of_subject,
+        0 as greatest_subject_before,
+        0 as run_before,
+        previous_tutor_id as tutor_id_before
+    from numbered
+),
+{%- endif %}
+
+-- The most frequent subject so far, tie to the one seen last, is that of the session with the greatest count and
+-- position. Sessions with the same tutor in a row are one run.
+running as (
+    select
+        *,
+        greatest(
+            greatest_subject_before,
+            max({{ one_number('sessions_of_subject', 'position') }}) over so_far
+        ) as greatest_subject,
+        run_before + sum(case when tutor_id is distinct from tutor_id_before then 1 else 0 end) over so_far as run
+    from continued
+    window so_far as (
+        partition by line
+        order by position
+        rows between unbounded preceding and current row
+    )
+),
+
+final as (
+    select
+        cast(line as bigint) as line,
+        line_from,
+        {{ version }},
+        cast(position as bigint) as position,
+        (position > 1 and tutor_id is distinct from tutor_id_before) as is_switch,
+        cast(sessions_of_subject as bigint) as sessions_of_subject,
+        cast(greatest_subject as bigint) as greatest_subject,
+        cast(run as bigint) as run,
+        {{ this_run() }} as recorded_in
+    from running
+    union all
+    -- A line without any session: without a row, snapshots would see the line before.
+    select
+        lines.line,
+        lines.line_from,
+        {%- for name in version.split(', ') %}
+        {{ 'lines.customer_id' if name == 'customer_id' else 'null as ' ~ name }},
+        {%- endfor %}
+        0 as position,
+        false as is_switch,
+        0 as sessions_of_subject,
+        0 as greatest_subject,
+        0 as run,
+        {{ this_run() }} as recorded_in
+    from lines
+    where lines.line not in (select placed.line from placed)
+)
+
+select * from final
