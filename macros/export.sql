@@ -27,10 +27,10 @@
 
 {% macro duckdb__export_features(relation) %}
     {%- set directory = env_var('FEATURE_EXPORT_DIR', '') or 'data/features' -%}
-    {%- set as_of = run_query('select max(feature_timestamp)::date from ' ~ relation).columns[0].values()[0] -%}
-    {%- for family in feature_families() if as_of -%}
+    {%- set snapshots = run_query('select distinct feature_timestamp from ' ~ relation).columns[0].values() -%}
+    {%- for family in feature_families() if snapshots -%}
         {%- set folder = directory ~ '/customer_' ~ family ~ '_features' -%}
-        {%- set file = folder ~ '/' ~ as_of ~ '.parquet' -%}
+        {%- set file = folder ~ '/' ~ (snapshots | max).date() ~ '.parquet' -%}
         {%- set others = [] -%}
         {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows if row[0] != file -%}
             {%- do others.append(row[0]) -%}
@@ -45,14 +45,16 @@
         {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
         {%- set order = 'feature_timestamp' ~ (', customer_id' if others else '') -%}
         {%- if others -%}
-            {%- set missing = literal_timestamps(
-                'select distinct feature_timestamp from ' ~ relation ~ " where feature_timestamp not in (select feature_timestamp from read_parquet(['"
-                ~ others | join("', '") ~ "']))"
-            ) -%}
+            {%- set exported = run_query(
+                "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])"
+            ).columns[0].values() -%}
         {%- endif -%}
         {%- do duckdb__export(
             'select * from ' ~ duckdb__family_rows(relation, family)
-            ~ (' where feature_timestamp in (' ~ missing ~ ')' if others else '')
+            ~ (
+                ' where feature_timestamp in (' ~ timestamps_listed(snapshots | reject('in', exported)) ~ ')'
+                if others else ''
+            )
             ~ ' order by ' ~ order,
             file
         ) -%}
@@ -122,7 +124,7 @@
             max(scored_at) as scored_at
         from {{ relation }}
         {%- if others %}
-        where feature_timestamp not in (select feature_timestamp from read_parquet(['{{ others | join("', '") }}']))
+        where feature_timestamp not in (select distinct feature_timestamp from read_parquet(['{{ others | join("', '") }}']))
         {%- endif %}
         group by all
     ) as scored

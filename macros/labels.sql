@@ -32,8 +32,8 @@
             ).rows[0] -%}
             {%- if last[1] and last[1] <= last[2] -%}
                 {%- set snapshots = literal_timestamps(
-                    'select distinct feature_timestamp from ' ~ features ~ ' where feature_timestamp not in (select feature_timestamp from '
-                    ~ labels ~ ') or ' ~ label_became_mature('feature_timestamp', last[1], last[2]) ~ ' order by feature_timestamp'
+                    'select feature_timestamp from (select distinct feature_timestamp from ' ~ features
+                    ~ ') as snapshots where feature_timestamp not in (select distinct feature_timestamp from ' ~ labels ~ ') or ' ~ label_became_mature('feature_timestamp', last[1], last[2]) ~ ' order by feature_timestamp'
                 ) -%}
                 {{ return({'recorded_in': last[0], 'as_of': last[1], 'snapshots': snapshots}) }}
             {%- endif -%}

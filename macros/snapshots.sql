@@ -13,8 +13,8 @@
 {% macro missing_timestamps(snapshots) -%}
     {%- if is_incremental() -%}
         {{ return(literal_timestamps(
-            'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select feature_timestamp from '
-            ~ this ~ ')'
+            'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select distinct '
+            ~ 'feature_timestamp from ' ~ this ~ ')'
         )) }}
     {%- endif -%}
     {{ return('null') }}
@@ -22,13 +22,15 @@
 
 {#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}
 {% macro literal_timestamps(query) -%}
-    {%- set moments = [] -%}
-    {%- if execute -%}
-        {%- for row in run_query(query).rows -%}
-            {%- do moments.append("cast('" ~ row[0] ~ "' as timestamp)") -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{ return(moments | join(', ') or 'null') }}
+    {{ return(timestamps_listed(run_query(query).columns[0].values() if execute else [])) }}
+{%- endmacro %}
+
+{% macro timestamps_listed(moments) -%}
+    {%- set literals = [] -%}
+    {%- for moment in moments -%}
+        {%- do literals.append("cast('" ~ moment ~ "' as timestamp)") -%}
+    {%- endfor -%}
+    {{ return(literals | join(', ') or 'null') }}
 {%- endmacro %}
 
 {#-

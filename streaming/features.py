@@ -133,7 +133,7 @@ class CustomerFeatures:
         # the same model judged them, in the night or when their rows came.
         return (
             f"from ({model.sql}) union all from {HISTORY}.ratings where tutor_id in (select tutor_id from "
-            f"staging.stg_sessions) and session_id not in {SESSIONS}"
+            f"staging.base_sessions) and session_id not in {SESSIONS}"
         )
 
     def _take_snapshot_of(self, snapshot: date) -> None:
