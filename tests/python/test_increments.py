@@ -11,6 +11,7 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import ROOT, Warehouse, dbt_build, dbt_command
 from raw_data import AS_OF, DAY, RawData, hard_cases
@@ -112,3 +113,33 @@ def test_staging_is_not_rebuilt_under_the_tiles(fresh: Warehouse, tmp_path: Path
     assert "dbt build --full-refresh" in said
     warehouse, _ = dbt_build(work / "raw", work, options=[*OPTIONS, "--full-refresh"], **VARIABLES)
     assert warehouse.keyed(FEATURES) == fresh.keyed(FEATURES)
+
+
+def test_rows_without_a_key_are_judged_once(fresh: Warehouse, tmp_path: Path) -> None:
+    """Others without one, which a later load brings, are no versions of them."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    for hours in (1, 2):
+        duckdb.sql(f"""
+            copy (select * replace (null as call_id, loaded_at + interval {hours} hour as loaded_at)
+                  from '{fresh.path.parent}/raw/raw_calls/part-0.parquet')
+            to '{work}/raw/raw_calls/without_keys_{hours}.parquet'
+        """)
+        warehouse, _ = dbt_build(work / "raw", work, select=["base_calls"], options=OPTIONS, **VARIABLES)
+    rows = warehouse.rows(
+        "select recorded_in, count(*) as judged, count(replaced_in) as replaced from staging.base_calls "
+        "where call_id is null and recorded_in > 1 group by recorded_in order by recorded_in"
+    )
+    assert [row["recorded_in"] for row in rows] == [2, 3]
+    assert all(row["judged"] > 0 and row["replaced"] == 0 for row in rows)
+
+
+def test_an_engine_that_hashes_otherwise_is_noticed(fresh: Warehouse, tmp_path: Path) -> None:
+    """It would find no earlier record; the build says what to do instead."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    with duckdb.connect(str(work / "warehouse.duckdb")) as connection:
+        connection.execute("update staging.base_calls set key_number = -1 - key_number")
+    _, run = dbt_build(work / "raw", work, options=OPTIONS, check=False, **VARIABLES)
+    said = re.sub(r"\s+", " ", run.stdout)
+    assert run.returncode != 0
+    assert "was built by a version of DuckDB that hashes otherwise" in said
+    assert "dbt build --full-refresh" in said
