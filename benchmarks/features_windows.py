@@ -76,13 +76,13 @@ def checksum(folder: Path, way: str) -> tuple[int, int]:
 
 
 def models(folder: Path) -> Callable[[], None]:
-    """Ours: the statements that dbt compiled, with all their quantities and lifetime sums."""
+    """Ours: the statements that dbt ran, with all their quantities and lifetime sums."""
     connection = _warehouse(folder, "models")
     connection.execute("create schema raw; create table raw.this_run as from warehouse.raw.this_run")
     connection.execute("create schema intermediate")
     statements = {}
     for model in _MODELS:
-        (path,) = folder.glob(f"target/compiled/**/{model}.sql")
+        (path,) = folder.glob(f"target/run/**/{model}.sql")
         # What the statements make here they also read here.
         statements[model] = re.sub(
             rf'"warehouse"\."intermediate"\."({"|".join(_MODELS)})"', r'"intermediate"."\1"', path.read_text()
@@ -90,7 +90,8 @@ def models(folder: Path) -> Callable[[], None]:
 
     def run() -> None:
         for model, statement in statements.items():
-            connection.execute(f"create or replace table intermediate.{model} as {statement}")
+            connection.execute(f"drop table if exists intermediate.{model}")
+            connection.execute(statement)
         _write(
             connection,
             folder,
@@ -102,16 +103,43 @@ def models(folder: Path) -> Callable[[], None]:
 
 
 def tiles(folder: Path) -> Callable[[], None]:
-    """Our method for these columns alone: tiles a customer, day and change, joined to the days of windows."""
-    changed = ", ".join(f"sum(sign * {name}) as {name}" for name in (*SUMMED, "active_facts"))
+    """Our method for these columns alone: tiles a customer, day and change, joined to the days of windows.
+
+    As in the models: what cancels out leaves no tile, days with a single tile need no window function,
+    windows are sums of disjoint stretches of days, and whole numbers are added up as doubles, which DuckDB
+    keeps in half the memory.
+    """
+    quantities = (*SUMMED, "active_facts")
+    added_up = (*SUMMED, "active_days")
+    changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in quantities)
+    something = " or ".join(f"{name} <> 0" for name in quantities)
+    stretches = {
+        f"days_{after + 1}_to_{until}": (after, until)
+        for after, until in zip((0, *WINDOWS), WINDOWS, strict=False)
+    }
+    sums = ", ".join(f"sum({name}::double) as {name}" for name in added_up)
+    joins = "".join(f" left join {stretch} using (customer_id, snapshot_date)" for stretch in stretches)
+    windows = ", ".join(
+        " + ".join(
+            f"coalesce({stretch}.{name}, 0)" for stretch, (_, until) in stretches.items() if until <= days
+        )
+        + f" as {name}_{days}d"
+        for name in added_up
+        for days in WINDOWS
+    )
     return _in_sql(
         folder,
         "tiles",
         f"""
+        -- A CTE a reading: DuckDB keeps the rows of one that is read twice.
+        new_facts as (from '{folder}/facts.parquet'),
+
+        replaced_facts as (from '{folder}/facts.parquet' where visible_until is not null),
+
         changes as (
-            select *, 1 as sign, visible_from as changed_on from facts
+            select *, 1 as sign, visible_from as changed_on from new_facts where {something}
             union all
-            select *, -1 as sign, visible_until as changed_on from facts where visible_until is not null
+            select *, -1 as sign, visible_until as changed_on from replaced_facts where {something}
         ),
 
         tiles as (
@@ -120,14 +148,21 @@ def tiles(folder: Path) -> Callable[[], None]:
             group by customer_id, event_date, changed_on
         ),
 
+        days_with_others as (
+            select distinct customer_id, event_date from tiles where changed_on <> event_date + 1
+        ),
+
         -- 1 where a tile makes its day an active one, -1 where it undoes that
         turns as (
             select
                 *,
                 (sum(active_facts) over so_far > 0)::integer
                 - (sum(active_facts) over so_far - active_facts > 0)::integer as active_days
-            from tiles
+            from (from tiles semi join days_with_others using (customer_id, event_date))
             window so_far as (partition by customer_id, event_date order by changed_on)
+            union all
+            select *, (active_facts > 0)::integer as active_days
+            from (from tiles anti join days_with_others using (customer_id, event_date))
         ),
 
         days as (
@@ -135,14 +170,22 @@ def tiles(folder: Path) -> Callable[[], None]:
             from dates cross join range(1, {max(WINDOWS)} + 1) as ages(age)
         ),
 
-        windows as (
-            select customer_id, snapshot_date, {_sums("age <= {days}", "sum(active_days)", "true")}
+        {
+            "".join(
+                f'''
+        {stretch} as (
+            select customer_id, snapshot_date, {sums}
             from turns
             inner join days using (event_date)
-            where changed_on <= snapshot_date
+            where changed_on <= snapshot_date and age > {after} and age <= {until}
             group by customer_id, snapshot_date
-        )
+        ),
+        '''
+                for stretch, (after, until) in stretches.items()
+            )
+        }
         """,
+        f"select customer_id, snapshot_date, {windows} from spine{joins}",
     )
 
 
@@ -158,6 +201,7 @@ def spine_join(folder: Path) -> Callable[[], None]:
 
 def _range_join(folder: Path, way: str, dates: str, same: str) -> Callable[[], None]:
     inside = f"event_at >= {dates}.snapshot_date - interval {{days}} day"
+    defaults = ", ".join(f"coalesce(windows.{name}, 0) as {name}" for name in COLUMNS)
     return _in_sql(
         folder,
         way,
@@ -177,6 +221,11 @@ def _range_join(folder: Path, way: str, dates: str, same: str) -> Callable[[], N
             group by facts.customer_id, {dates}.snapshot_date
         )
         """,
+        f"""
+        select customer_id, snapshot_date, {defaults}
+        from spine
+        left join windows using (customer_id, snapshot_date)
+        """,
     )
 
 
@@ -194,11 +243,10 @@ def _sums(inside: str, active_days: str, is_active: str) -> str:
     )
 
 
-def _in_sql(folder: Path, way: str, windows: str) -> Callable[[], None]:
-    """A run of SQL from the files `facts` and `spine`; `windows` are tables of a `with` clause."""
+def _in_sql(folder: Path, way: str, tables: str, select: str) -> Callable[[], None]:
+    """A run of SQL from the files `facts` and `spine`; `tables` are further tables of a `with` clause."""
     connection = connect(Path(":memory:"))
     connection.execute(f"set temp_directory = '{folder}/spilled_by_{way}'")
-    defaults = ", ".join(f"coalesce(windows.{name}, 0) as {name}" for name in COLUMNS)
     query = f"""
         with facts as (from '{folder}/facts.parquet'),
 
@@ -206,10 +254,9 @@ def _in_sql(folder: Path, way: str, windows: str) -> Callable[[], None]:
 
         dates as (select distinct snapshot_date from spine),
 
-        {windows}
-        select customer_id, snapshot_date, {defaults}
-        from spine
-        left join windows using (customer_id, snapshot_date)
+        {tables.strip().removesuffix(",")}
+
+        {select}
     """
     return lambda: _write(connection, folder, way, query)
 

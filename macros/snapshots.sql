@@ -9,6 +9,48 @@
     {%- endif %}
 {%- endmacro %}
 
+{#-
+    A table that is made of a SELECT, on DuckDB, for all models. One with `meta.snapshots_per_pass` gets its missing snapshots so
+    many at a time, each time by an `insert` of its own in the model's transaction: the hash tables of some snapshots fit into
+    memory where those of all do not, and DuckDB runs out of it when several in one statement have to go to disk. The SELECT
+    stays what it is, and is one statement on other engines; a pass reads its snapshots, written out, where the model reads
+    missing_snapshots(). It is for models whose rows hang on no other snapshot that they make.
+-#}
+{% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql') -%}
+    {%- set selects = [compiled_code] -%}
+    {%- set snapshots_per_pass = (config.get('meta') or {}).get('snapshots_per_pass') -%}
+    {%- if snapshots_per_pass -%}
+        {%- set missing = missing_snapshots() -%}
+        {%- if missing not in compiled_code -%}
+            {{ exceptions.raise_compiler_error(this ~ ' has snapshots_per_pass, but does not read missing_snapshots().') }}
+        {%- endif -%}
+        {%- set selects = [] -%}
+        {%- for snapshots in snapshot_passes(snapshots_per_pass) or [missing] -%}
+            {%- do selects.append(compiled_code | replace(missing, snapshots)) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ dbt.duckdb__create_table_as(temporary, relation, selects[0], language, **kwargs) }}
+    {%- for select in selects[1:] %}
+    insert into {{ relation.include(database=(not temporary), schema=(not temporary)) }} (
+        {{ select }}
+    );
+    {%- endfor -%}
+{%- endmacro %}
+
+{#- The missing snapshots, oldest first, as queries for so many each; none when there are no missing snapshots. -#}
+{% macro snapshot_passes(snapshots_per_pass) -%}
+    {%- set passes = [] -%}
+    {%- set missing = run_query(missing_snapshots() ~ ' order by snapshot_date').columns[0].values() | list -%}
+    {%- for dates in missing | batch(snapshots_per_pass) -%}
+        {%- set selects = [] -%}
+        {%- for date in dates -%}
+            {%- do selects.append("select cast('" ~ date ~ "' as date) as snapshot_date") -%}
+        {%- endfor -%}
+        {%- do passes.append(selects | join(' union all ')) -%}
+    {%- endfor -%}
+    {{ return(passes) }}
+{%- endmacro %}
+
 {#- The same as a list of literal timestamps, for views that are read for these alone and need not be read in full. -#}
 {% macro missing_timestamps(snapshots) -%}
     {%- if is_incremental() -%}

@@ -1,27 +1,41 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set first_open_day = first_day_not_summed_up() %}
-{#- Two CTEs for two readers: DuckDB keeps the rows of one that is read twice. -#}
-with facts as (
-    {{ news(ref('int_customer_facts')) }}
-),
-
-replaced_facts as (
+{#-
+    Each version of a session brings its confirmation again and takes back that of the version before, so that most of these
+    changes cancel out. They are added up first, by themselves: two sums a group instead of all. A CTE a reading: DuckDB keeps
+    the rows of one that is read twice.
+#}
+{%- set kinds = {'confirmation': 'confirmations <> 0', 'other': 'coalesce(confirmations, 0) = 0'} %}
+{%- set confirmed_quantities = ['response_microseconds', 'confirmations'] %}
+with
+{%- for kind, condition in kinds.items() %}
+{{ kind }}_facts as (
     select *
     from (
         {{ news(ref('int_customer_facts')) }}
     ) as facts
-    where visible_until is not null
+    where {{ condition }}
+),
+
+replaced_{{ kind }}_facts as (
+    select *
+    from (
+        {{ news(ref('int_customer_facts')) }}
+    ) as facts
+    where
+        {{ condition }}
+        and visible_until is not null
 ),
 
 -- A fact adds its quantities when it becomes visible and takes them back when a later version replaces it.
-changes as (
+{{ kind }}_changes as (
     select
         customer_id,
         event_at,
         visible_from as changed_on,
         direction as sign,
         {{ quantities() | join(', ') }}
-    from facts
+    from {{ kind }}_facts
     union all
     select
         customer_id,
@@ -29,14 +43,13 @@ changes as (
         visible_until as changed_on,
         -direction as sign,
         {{ quantities() | join(', ') }}
-    from replaced_facts
+    from replaced_{{ kind }}_facts
 ),
 
 -- What comes late is seen by the snapshots to come, and changes none that is summed up.
-dated as (
+dated_{{ kind }}_changes as (
     select
         customer_id,
-        sign,
         cast(event_at as date) as event_date,
         {{ first_midnight_from('event_at') }} as elapsed_from,
         {% if first_open_day -%}
@@ -44,8 +57,45 @@ dated as (
         {%- else -%}
         changed_on,
         {%- endif %}
+        {%- for quantity in quantities() %}
+        cast(sign * {{ quantity }} as {{ quantity_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ kind }}_changes
+),
+
+{% endfor -%}
+confirmation_sums as (
+    select
+        customer_id,
+        event_date,
+        elapsed_from,
+        changed_on,
+        {%- for quantity in confirmed_quantities %}
+        {{ sum_of(quantity, 'changes') }} as {{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from dated_confirmation_changes as changes
+    group by customer_id, event_date, elapsed_from, changed_on
+),
+
+dated_changes as (
+    select
+        customer_id,
+        event_date,
+        elapsed_from,
+        changed_on,
         {{ quantities() | join(', ') }}
-    from changes
+    from dated_other_changes
+    union all
+    select
+        customer_id,
+        event_date,
+        elapsed_from,
+        changed_on,
+        {{ carried_quantities({'response_microseconds': 'response_microseconds', 'confirmations': 'confirmations'}) }}
+    from confirmation_sums
+    where
+        confirmations <> 0
+        or response_microseconds <> 0
 ),
 
 -- What cancels out leaves no tile.
@@ -56,15 +106,15 @@ tiles as (
         elapsed_from,
         changed_on,
         {%- for quantity in quantities() %}
-        cast(sum(sign * {{ quantity }}) as {{ quantity_type(quantity) }}) as {{ quantity }},
+        cast({{ sum_of(quantity, 'changes') }} as {{ quantity_type(quantity) }}) as {{ quantity }},
         {%- endfor %}
         {{ this_run() }} as recorded_in,
         cast(0 as integer) as known_active_days
-    from dated
+    from dated_changes as changes
     group by customer_id, event_date, elapsed_from, changed_on
     having
         {%- for quantity in quantities() %}
-        {{ 'or ' if not loop.first }}sum(sign * {{ quantity }}) <> 0
+        {{ 'or ' if not loop.first }}{{ sum_of(quantity, 'changes') }} <> 0
         {%- endfor %}
 ),
 
@@ -173,3 +223,7 @@ final as (
 )
 
 select * from final
+{%- if not is_incremental() %}
+{#- Features read the last days, and a table in the order of days spares them all others. A night's tiles are of few days. #}
+order by event_date
+{%- endif %}

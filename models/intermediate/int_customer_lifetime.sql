@@ -67,8 +67,12 @@ arrivals as (
         end) as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
-        sum({{ 'case when tiles.is_new then tiles.' ~ quantity ~ ' else 0 end' if before else 'tiles.' ~ quantity }})
-            as {{ quantity }}{{ ',' if not loop.last }}
+        {% if before -%}
+        sum(case when tiles.is_new then tiles.{{ quantity }} else 0 end) as {{ quantity }}
+        {%- else -%}
+        cast({{ sum_of(quantity, 'tiles') }} as {{ sum_type(quantity) }}) as {{ quantity }}
+        {%- endif %}
+        {{- ',' if not loop.last }}
         {%- endfor %}
     from {{ tiles }} as tiles
     inner join first_snapshots

@@ -1,4 +1,7 @@
-{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
+{{ config(
+    materialized='incremental', incremental_strategy='append', on_schema_change='fail',
+    meta={'snapshots_per_pass': 4}
+) }}
 with snapshots as (
     {{ missing_snapshots() }}
 ),
@@ -44,15 +47,16 @@ window_days as (
 ),
 
 {#-
-    A CTE a window, and a reading of the tiles each: one hash table for all windows would be three times as wide, in rows and
-    in memory, and DuckDB keeps the rows of a CTE that is read several times.
+    Every day of the longest window lies in one stretch: days 1 to 7, 8 to 14, 15 to 30. Windows are sums of stretches, so that a
+    tile is added up once a snapshot. A CTE a stretch, and a reading of the tiles each: one hash table for all would be three
+    times as wide, in rows and in memory, and DuckDB keeps the rows of a CTE that is read several times.
 #}
 {%- for days in window_days() %}
-window_{{ days }}d as (
+stretch_to_{{ days }}d as (
     select
         tiles.customer_id,
         window_days.snapshot_date,
-        {%- for quantity in windowed_quantities(days) %}
+        {%- for quantity in windowed_quantities(window_days()[-1]) %}
         cast({{ sum_of(quantity, 'tiles') }} as {{ sum_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from {{ ref('int_customer_day_tiles') }} as tiles
@@ -60,6 +64,7 @@ window_{{ days }}d as (
         on tiles.event_date = window_days.event_date
     where
         tiles.changed_on <= window_days.snapshot_date
+        and window_days.days_back > {{ loop.previtem or 0 }}
         and window_days.days_back <= {{ days }}
     group by tiles.customer_id, window_days.snapshot_date
 ),
@@ -81,7 +86,10 @@ final as (
         {%- for days in window_days() %}
         {%- set outer_loop = loop %}
         {%- for quantity in windowed_quantities(days) %}
-        coalesce(window_{{ days }}d.{{ quantity }}, 0) as {{ quantity }}_{{ days }}d
+        {% for stretch in window_days() if stretch <= days -%}
+        {{ '+ ' if not loop.first }}coalesce(stretch_to_{{ stretch }}d.{{ quantity }}, 0)
+        {%- endfor %}
+            as {{ quantity }}_{{ days }}d
         {{- ',' if not (outer_loop.last and loop.last) }}
         {%- endfor %}
         {%- endfor %}
@@ -91,10 +99,10 @@ final as (
             signed_up.customer_id = lifetime.customer_id
             and signed_up.snapshot_date = lifetime.snapshot_date
     {%- for days in window_days() %}
-    left join window_{{ days }}d
+    left join stretch_to_{{ days }}d
         on
-            signed_up.customer_id = window_{{ days }}d.customer_id
-            and signed_up.snapshot_date = window_{{ days }}d.snapshot_date
+            signed_up.customer_id = stretch_to_{{ days }}d.customer_id
+            and signed_up.snapshot_date = stretch_to_{{ days }}d.snapshot_date
     {%- endfor %}
 )
 
