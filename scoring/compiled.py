@@ -45,11 +45,12 @@ class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
     A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number
-    of groups of ends, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
-    Thresholds lie in groups of GROUP, padded with infinity; before them lie the ends, the last threshold of
-    each group but the last, in groups of the same size. `whole_numbers` are what the search would find for
-    the whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
-    none where the thresholds lie far apart.
+    of thresholds, most groups of GROUP that a bucket holds, first of its masks, first of its `whole_numbers`,
+    how many). Its thresholds are sorted and followed by enough infinities to load whole groups from any. Value x
+    lies in bucket `(x - lowest) * scale` (`buckets[row of numbers]` is the two), a whole number from 0 to
+    BUCKETS - 1; `bucket_begins[row of numbers]` says for each how many thresholds lie in the buckets before.
+    `whole_numbers` are what the search would find for the whole numbers from `lowest_whole[row of numbers]` on;
+    before and after them nothing changes. There are none where the thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
     `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
@@ -65,6 +66,8 @@ class Plan(NamedTuple):
 
     numbers: np.ndarray
     thresholds: np.ndarray
+    buckets: np.ndarray
+    bucket_begins: np.ndarray
     whole_numbers: np.ndarray
     lowest_whole: np.ndarray
     categoricals: np.ndarray
@@ -400,10 +403,14 @@ def find_incomplete(array: int, required: np.ndarray, incomplete: np.ndarray) ->
 # === Tests ==================================================================================================
 
 
-# So many thresholds are compared with a value at once: two registers of AVX-512, and LLVM makes the best of
-# it elsewhere.
-GROUP = 16
+# So many thresholds are compared with a value at once: a register of AVX-512, and LLVM makes the best of it
+# elsewhere.
+GROUP = 8
 _GROUP = ir.VectorType(ir.DoubleType(), GROUP)
+# Numba lets signed numbers count from an array's end, and asks for each whether it is below 0.
+_UNSIGNED = np.uint64
+# So many buckets has a feature: with fewer, some hold more than a group of thresholds.
+BUCKETS = 1024
 
 
 @intrinsic
@@ -429,29 +436,37 @@ def _find(
     form: int,
     thresholds: np.ndarray,
     first: int,
-    end_groups: int,
     cuts: int,
+    groups: int,
+    buckets: np.ndarray,
+    begins: np.ndarray,
     place: np.ndarray,
 ) -> None:
     """How many of a feature's thresholds lie below each value."""
-    groups = first + end_groups * GROUP
+    lowest, scale = buckets
     for row in range(BLOCK):
         value = values[row]
         if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
             value = 0.0
         values[row] = value
+        # Of two values the higher is never in the lower bucket, however rounded. NaN may be in any.
+        bucket = (value - lowest) * scale
+        bucket = bucket if bucket > 0.0 else 0.0
+        place[row] = np.int64(bucket if bucket < BUCKETS - 1 else BUCKETS - 1)
     for row in range(BLOCK):
-        # Whole groups lie below where their ends do; what is left is one group. No jump depends on a value.
-        whole = 0
-        for group in range(first, groups, GROUP):
-            whole += _below(thresholds, group, values[row])
-        place[row] = GROUP * whole + _below(thresholds, groups + GROUP * whole, values[row])
+        # The thresholds of the buckets before lie below, those of the bucket may. No jump depends on a value.
+        found = np.int64(begins[_UNSIGNED(place[row])])
+        begin = first + found
+        found += _below(thresholds, begin, values[row])
+        for group in range(1, groups):
+            found += _below(thresholds, begin + GROUP * group, values[row])
+        place[row] = found
     if form != NAN_IS_ZERO:
-        lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
+        lower = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
         zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
         for row in range(BLOCK):
             if math.isnan(values[row]) or (zero_too and values[row] == 0.0):
-                place[row] = 0 if lowest else cuts
+                place[row] = 0 if lower else cuts
 
 
 @njit(nogil=True)
@@ -470,14 +485,38 @@ def _find_whole(
     data = _pointer(_word(_word(column, _BUFFERS), 1))
     highest = lowest + len(found) - 1
     if storage == INT32:
-        short = carray(data, start + count, np.int32)
+        short = carray(data, start + count, np.int32)[start:]
         for row in range(count):
-            place[row] = found[min(max(np.int64(short[start + row]), lowest), highest) - lowest]
+            place[row] = min(max(np.int64(short[row]), lowest), highest) - lowest
     else:
-        long = carray(data, start + count, np.int64)
+        long = carray(data, start + count, np.int64)[start:]
         for row in range(count):
-            place[row] = found[min(max(long[start + row], lowest), highest) - lowest]
+            place[row] = min(max(long[row], lowest), highest) - lowest
+    for row in range(count):
+        place[row] = found[_UNSIGNED(place[row])]
     place[count:] = 0
+
+
+@intrinsic
+def _outside(_typing: Any, masks: Any, into: Any, slots: Any, set_slots: Any, begin: Any, end: Any) -> Any:
+    """Mask `into`: the rows in none of the slots, masks too, that are numbered from `begin` to `end`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        masks, into, slots, set_slots, begin, end = arguments
+        kinds = signature.args
+        # A row is in one slot. The rows so far are kept in a register, not in the mask, where each slot would
+        # have to wait for the one before to be stored.
+        rows = cgutils.alloca_once_value(builder, ir.Constant(_MASK, [2**64 - 1] * WORDS))
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(_WORD, 1), inc=True) as (at, _):
+            slot = builder.load(_address(context, builder, kinds[3], set_slots, at, ir.IntType(32)))
+            place = _address(context, builder, kinds[2], slots, builder.zext(slot, _WORD), _MASK)
+            builder.store(builder.xor(builder.load(rows), builder.load(place, align=8)), rows)
+        target = _address(context, builder, kinds[0], masks, into, _MASK)
+        builder.store(builder.load(rows), target, align=8)
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(masks, index, slots, set_slots, index, index), generate
 
 
 # As many thresholds as a byte can count.
@@ -514,14 +553,15 @@ def _fill_masks(
     counts = _aligned(BLOCK // 8).view(np.uint8)
     planes = _aligned(BLOCK // 8)
     for number in range(len(plan.numbers)):
-        feature, form, begin, end_groups, cuts, mask, first_whole, wholes = plan.numbers[number]
+        feature, form, begin, cuts, groups, mask, first_whole, wholes = plan.numbers[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
         if wholes and storage in (INT32, INT64):
             found = plan.whole_numbers[first_whole : first_whole + wholes]
             _find_whole(column, storage, offset, first, count, plan.lowest_whole[number], found, place)
         else:
             _load(column, storage, offset, first, count, values)
-            _find(values, form, plan.thresholds, begin, end_groups, cuts, place)
+            buckets, begins = plan.buckets[number], plan.bucket_begins[number]
+            _find(values, form, plan.thresholds, begin, cuts, groups, buckets, begins, place)
         # What lies above k thresholds goes right at the first k.
         for cut in range(0, cuts, _BYTE_CUTS):
             for row in range(BLOCK):
@@ -538,9 +578,8 @@ def _fill_masks(
         slots[:used] = 0
         _put(slots, place, 0)
         for each in range(sets):
-            masks[mask + each] = ~np.uint64(0)
-            for at in range(plan.set_begins[first_set + each], plan.set_begins[first_set + each + 1]):
-                _xor(masks, mask + each, masks, mask + each, slots, np.int64(plan.set_slots[at]))
+            begin, end = plan.set_begins[first_set + each], plan.set_begins[first_set + each + 1]
+            _outside(masks, mask + each, slots, plan.set_slots, begin, end)
 
 
 # === Scores =================================================================================================
