@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding, ir
 from numba import carray, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from scoring.trees import ZERO_THRESHOLD
@@ -45,12 +45,13 @@ class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
     A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number
-    of thresholds, most groups of GROUP that a bucket holds, first of its masks, first of its `whole_numbers`,
-    how many). Its thresholds are sorted and followed by enough infinities to load whole groups from any. Value x
-    lies in bucket `(x - lowest) * scale` (`buckets[row of numbers]` is the two), a whole number from 0 to
-    BUCKETS - 1; `bucket_begins[row of numbers]` says for each how many thresholds lie in the buckets before.
-    `whole_numbers` are what the search would find for the whole numbers from `lowest_whole[row of numbers]` on;
-    before and after them nothing changes. There are none where the thresholds lie far apart.
+    of thresholds, most groups of GROUP that a bucket holds, first of its masks, first of its
+    `whole_numbers`, how many). Its thresholds are sorted and followed by enough infinities to load whole
+    groups from any. Value x lies in bucket `(x - lowest) * scale`, cut off to a whole number from 0 to
+    BUCKETS - 1; `buckets[row of numbers]` is (lowest, scale), `bucket_begins[row of numbers]` says for each
+    bucket how many thresholds lie in those before. `whole_numbers` are what the search would find for the
+    whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
+    none where the thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
     `category_slots`, number of slots, first of its sets, number of sets, first of its masks). A category's
@@ -129,6 +130,11 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, elem
     return builder.gep(builder.bitcast(data, element.as_pointer()), [index])
 
 
+def _vector_address(context: Any, builder: Any, kind: Any, array: Any, first: Any, at: int) -> Any:
+    """The address of vector `at` after the mask `first` of an array of 64-bit words or of bytes."""
+    return _address(context, builder, kind, array, builder.add(first, ir.Constant(_WORD, at)), _MASK)
+
+
 def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
     """A compiled function (into, i, left, j, right, k): mask i of `into` from j of `left` and k of `right`.
 
@@ -160,26 +166,49 @@ _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
 
 
 @intrinsic
-def _split(_typing: Any, masks: Any, test: Any, regions: Any, region: Any, new: Any) -> Any:
-    """Move the rows of a region that the test sends right to a new region.
+def _split(
+    _typing: Any,
+    masks: Any,
+    node_mask: Any,
+    node_region: Any,
+    begins: Any,
+    start: Any,
+    end: Any,
+    regions: Any,
+    firsts: Any,
+) -> Any:
+    """Take nodes `start` to `end` of trees: each moves the rows of its region that go right to a new one.
 
-    As two of the functions above, with what is moved kept in a register.
+    Two tuples say where the nodes and the regions of each tree begin. The trees take turns, node by node: so
+    the processor has a split to do while it waits for the one before, whose outcome the next one often needs.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def address(array: int, index: int) -> Any:
-            return _address(
-                context, builder, signature.args[array], arguments[array], arguments[index], _MASK
-            )
+        masks, node_mask, node_region, begins, start, end, regions, firsts = arguments
+        kinds = signature.args
 
-        split = address(2, 3)
-        rows = builder.load(split, align=8)
-        moved = builder.and_(rows, builder.load(address(0, 1), align=8))
-        builder.store(builder.xor(rows, moved), split, align=8)
-        builder.store(moved, address(2, 4), align=8)
+        def number(at: int, array: Any, index: Any) -> Any:
+            place = _address(context, builder, kinds[at], array, index, ir.IntType(32))
+            return builder.zext(builder.load(place), _WORD)
+
+        trees = list(
+            zip(cgutils.unpack_tuple(builder, begins), cgutils.unpack_tuple(builder, firsts), strict=True)
+        )
+        with cgutils.for_range_slice(builder, start, end, ir.Constant(_WORD, 1), inc=True) as (at, _):
+            for begin, first in trees:
+                node = builder.add(begin, at)
+                region = builder.add(first, number(2, node_region, node))
+                split = _address(context, builder, kinds[6], regions, region, _MASK)
+                test = _address(context, builder, kinds[0], masks, number(1, node_mask, node), _MASK)
+                rows = builder.load(split, align=8)
+                moved = builder.and_(rows, builder.load(test, align=8))
+                builder.store(builder.xor(rows, moved), split, align=8)
+                new = _vector_address(context, builder, kinds[6], regions, builder.add(first, at), 1)
+                builder.store(moved, new, align=8)
         return context.get_dummy_value()
 
-    return types.void(masks, types.int64, regions, types.int64, types.int64), generate
+    index = types.int64
+    return types.void(masks, node_mask, node_region, begins, index, index, regions, firsts), generate
 
 
 # === Bits to bytes and back =================================================================================
@@ -191,9 +220,9 @@ _STAY = {1: 0x5555555555555555, 2: 0x3333333333333333, 4: 0x0F0F0F0F0F0F0F0F}
 def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
     """Eight vectors of bytes whose bits are transposed: bit i of a byte of vector k ↔ bit k of that of i.
 
-    So eight planes become one byte a row, and such bytes become planes. Vectors that are missing at the end are
-    empty. Vectors swap half of their bits with those 1, 2, and 4 further on; no lane crosses another, so all of
-    it is shifts and selections, on any machine.
+    So eight planes become one byte a row, and such bytes become planes. Vectors that are missing at the end
+    are empty. Vectors swap half of their bits with those 1, 2 and 4 further on; no bit leaves its byte, so
+    shifts and selections do it, on any machine. Row r is bit r // 64 of byte r % 64 of a mask.
     """
     spread: list[Any] = [*vectors, *[None] * (8 - len(vectors))]
 
@@ -212,11 +241,6 @@ def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
                 upper = builder.or_(upper, builder.and_(high, there))
             spread[at], spread[at | distance] = lower, upper
     return spread
-
-
-def _vector_address(context: Any, builder: Any, kind: Any, array: Any, first: Any, at: int) -> Any:
-    """The address of vector `at` after the mask `first` of an array of 64-bit words or of bytes."""
-    return _address(context, builder, kind, array, builder.add(first, ir.Constant(_WORD, at)), _MASK)
 
 
 def _on_planes(count: int) -> Any:
@@ -267,19 +291,22 @@ def _planes_of_regions(context: Any, builder: Any, kind: Any, regions: Any, firs
 
 
 @intrinsic
-def _number_few_regions(_typing: Any, regions: Any, numbers: Any, byte: Any) -> Any:
-    """The number of each row's region, of the first FEW_LEAVES: row `byte` of `numbers`, uint8 (rows, BLOCK)."""
+def _number_few_regions(_typing: Any, regions: Any, first: Any, numbers: Any, byte: Any) -> Any:
+    """The number of each row's region, of FEW_LEAVES from `first` on.
+
+    The numbers are row `byte` of `numbers`, uint8 (rows, BLOCK).
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        regions, numbers, byte = arguments
-        planes = _planes_of_regions(context, builder, signature.args[0], regions, ir.Constant(_WORD, 0))
+        regions, first, numbers, byte = arguments
+        planes = _planes_of_regions(context, builder, signature.args[0], regions, first)
         target = builder.mul(byte, ir.Constant(_WORD, 8))
         for at, rows in enumerate(_transposed(builder, planes)):
-            place = _vector_address(context, builder, signature.args[1], numbers, target, at)
+            place = _vector_address(context, builder, signature.args[2], numbers, target, at)
             builder.store(rows, place, align=8)
         return context.get_dummy_value()
 
-    return types.void(regions, numbers, types.int64), generate
+    return types.void(regions, types.int64, numbers, types.int64), generate
 
 
 @intrinsic
@@ -588,7 +615,10 @@ def _fill_masks(
 _HALVES = ir.VectorType(ir.IntType(32), 16)
 _VALUES = ir.VectorType(ir.DoubleType(), 8)
 # Sum k of a block is that of row ORDER[k]: the order in which _add_few_leaves gets values, where it is used.
-_HAS_PERMUTATION = binding.get_host_cpu_features().get("avx512f", False)
+if config.CPU_FEATURES is None:
+    _HAS_PERMUTATION = binding.get_host_cpu_features().get("avx512f", False)
+else:  # Numba was told for which processor to compile
+    _HAS_PERMUTATION = "+avx512f" in config.CPU_FEATURES
 ORDER = np.arange(BLOCK, dtype=np.int64)
 if _HAS_PERMUTATION:
     # Rows are (vector of 64, two pairs of four, pair, byte of 4) bytes; sums lie by byte, then pair.
@@ -628,12 +658,12 @@ def _add_few_leaves(
 ) -> Any:
     """As `_add_leaves`, for trees whose values take FEW_LEAVES places each, on a machine with AVX-512.
 
-    There one instruction looks up 16 numbers, the lowest five bits of each, in a table of 32 halves of values.
-    So the lower and the upper halves are looked up for each fourth row, and then put together.
+    There one instruction looks up 16 numbers, the lowest five bits of each, in a table of 32 halves of
+    values. So the lower and the upper halves are looked up for each fourth row, and then put together.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, numbers, leaf_values, tree_leaves, tree = arguments
+        tree = arguments[4]
         permute = builder.module.declare_intrinsic(
             "llvm.x86.avx512.vpermi2var.d.512", (), ir.FunctionType(_HALVES, [_HALVES, _HALVES, _HALVES])
         )
@@ -702,14 +732,12 @@ def _find_leaves(
     """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on."""
     begin, end = plan.tree_nodes[tree], plan.tree_nodes[tree + 1]
     regions[0] = ~np.uint64(0)
-    for node in range(end - begin):
-        test, region = plan.node_mask[begin + node], plan.node_region[begin + node]
-        _split(masks, np.int64(test), regions, np.int64(region), node + 1)
+    _split(masks, plan.node_mask, plan.node_region, (begin,), 0, end - begin, regions, (0,))
     count = end - begin + 1
     regions[count : -(-count // FEW_LEAVES) * FEW_LEAVES] = 0
     bits = plan.tree_planes[tree]
     if bits <= _FEW_PLANES:
-        _number_few_regions(regions, numbers, first)
+        _number_few_regions(regions, 0, numbers, first)
     else:
         _number_more_regions(regions, count, planes, bits)
         _transpose(planes, 0, bits, numbers, first)
@@ -742,6 +770,9 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
     )
     numbers = _aligned(BYTES * BLOCK // 8).view(np.uint8).reshape(BYTES, BLOCK)
     sums = _aligned(BLOCK).view(np.float64)
+    # The regions of two trees, and how many of them either tree before may have used; those beyond are empty.
+    pair, used = _scratch(2 * FEW_LEAVES), FEW_LEAVES
+    node_mask, node_region = plan.node_mask, plan.node_region
     for first in range(begin, end, BLOCK):
         count = min(BLOCK, end - first)
         _fill_masks(plan, columns, array, first, count, masks, slots)
@@ -760,12 +791,30 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
                         sums[at] += values[_number(numbers, ORDER[at], plan.tree_planes[tree])]
                     tree += 1
                     continue
-                for each in range(4):
-                    _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
-                if most <= _FEW_PLANES:
-                    _add_few_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
-                else:
+                if most > _FEW_PLANES:
+                    for each in range(4):
+                        _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
                     _add_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                    tree += 4
+                    continue
+                # Written out: Numba counts the references of all arrays that it passes to a function.
+                for each in range(0, 4, 2):
+                    one, other = plan.tree_nodes[tree + each], plan.tree_nodes[tree + each + 1]
+                    nodes, others = other - one, plan.tree_nodes[tree + each + 2] - other
+                    both = min(nodes, others)
+                    pair[0] = ~np.uint64(0)
+                    pair[FEW_LEAVES] = ~np.uint64(0)
+                    _split(masks, node_mask, node_region, (one, other), 0, both, pair, (0, FEW_LEAVES))
+                    _split(masks, node_mask, node_region, (one,), both, nodes, pair, (0,))
+                    _split(masks, node_mask, node_region, (other,), both, others, pair, (FEW_LEAVES,))
+                    for region in range(nodes + 1, used):
+                        pair[region] = 0
+                    for region in range(others + 1, used):
+                        pair[FEW_LEAVES + region] = 0
+                    used = max(nodes, others) + 1
+                    _number_few_regions(pair, 0, numbers, each)
+                    _number_few_regions(pair, FEW_LEAVES, numbers, each + 1)
+                _add_few_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
                 tree += 4
             factor = plan.sigmoid[model]
             for at in range(BLOCK):
