@@ -181,7 +181,7 @@ def _whole_numbers(cuts: np.ndarray, form: int) -> tuple[int, np.ndarray]:
 
     Beyond both ends nothing changes. No number where they would be more than _MOST_WHOLE_NUMBERS.
     """
-    lowest, highest = min(cuts[0], 0.0) - 2.0, max(cuts[-1], 0.0) + 2.0
+    lowest, highest = min(float(cuts[0]), 0.0) - 2.0, max(float(cuts[-1]), 0.0) + 2.0
     if not highest - lowest < _MOST_WHOLE_NUMBERS:
         return 0, np.empty(0, dtype=np.int32)
     numbers = np.arange(math.floor(lowest), math.ceil(highest) + 1)
