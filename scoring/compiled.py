@@ -13,13 +13,13 @@ Compiled functions release the GIL, and read Arrow columns where they lie, by ad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
 from numba import carray, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from scoring.trees import ZERO_THRESHOLD
@@ -45,10 +45,12 @@ class Plan(NamedTuple):
     """Boosters, compiled: the arrays that the functions below run on.
 
     A row of `numbers` is a numerical feature in one form: (feature, form, first of its `thresholds`, number
-    of groups of ends, number of thresholds, first of its masks, first of its `whole_numbers`, how many).
-    Thresholds lie in groups of GROUP, padded with infinity; before them lie the ends, the last threshold of
-    each group but the last, in groups of the same size. `whole_numbers` are what the search would find for
-    the whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
+    of thresholds, most groups of GROUP that a bucket holds, first of its masks, first of its
+    `whole_numbers`, how many). Its thresholds are sorted and followed by enough infinities to load whole
+    groups from any. Value x lies in bucket `(x - lowest) * scale`, cut off to a whole number from 0 to
+    BUCKETS - 1; `buckets[row of numbers]` is (lowest, scale), `bucket_begins[row of numbers]` says for each
+    bucket how many thresholds lie in those before. `whole_numbers` are what the search would find for the
+    whole numbers from `lowest_whole[row of numbers]` on; before and after them nothing changes. There are
     none where the thresholds lie far apart.
 
     A row of `categoricals` is a categorical feature: (feature, number of categories, first of its
@@ -65,6 +67,8 @@ class Plan(NamedTuple):
 
     numbers: np.ndarray
     thresholds: np.ndarray
+    buckets: np.ndarray
+    bucket_begins: np.ndarray
     whole_numbers: np.ndarray
     lowest_whole: np.ndarray
     categoricals: np.ndarray
@@ -119,12 +123,16 @@ class Columns(NamedTuple):
 
 _WORD = ir.IntType(64)
 _MASK = ir.VectorType(_WORD, WORDS)
-_BYTES_OF_WORD = ir.VectorType(ir.IntType(8), 64)
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, element: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(builder.bitcast(data, element.as_pointer()), [index])
+
+
+def _vector_address(context: Any, builder: Any, kind: Any, array: Any, first: Any, at: int) -> Any:
+    """The address of vector `at` after the mask `first` of an array of 64-bit words or of bytes."""
+    return _address(context, builder, kind, array, builder.add(first, ir.Constant(_WORD, at)), _MASK)
 
 
 def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
@@ -153,98 +161,167 @@ def _on_masks(operation: Callable[[Any, Any, Any], Any]) -> Any:
 
 _and = _on_masks(lambda builder, one, other: builder.and_(one, other))
 _and_not = _on_masks(lambda builder, one, other: builder.and_(one, builder.not_(other)))
+_or = _on_masks(lambda builder, one, other: builder.or_(one, other))
 _xor = _on_masks(lambda builder, one, other: builder.xor(one, other))
 
 
 @intrinsic
-def _split(_typing: Any, masks: Any, test: Any, regions: Any, region: Any, new: Any) -> Any:
-    """Move the rows of a region that the test sends right to a new region.
+def _split(
+    _typing: Any,
+    masks: Any,
+    node_mask: Any,
+    node_region: Any,
+    begins: Any,
+    start: Any,
+    end: Any,
+    regions: Any,
+    firsts: Any,
+) -> Any:
+    """Take nodes `start` to `end` of trees: each moves the rows of its region that go right to a new one.
 
-    As two of the functions above, with what is moved kept in a register.
+    Two tuples say where the nodes and the regions of each tree begin. The trees take turns, node by node: so
+    the processor has a split to do while it waits for the one before, whose outcome the next one often needs.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def address(array: int, index: int) -> Any:
-            return _address(
-                context, builder, signature.args[array], arguments[array], arguments[index], _MASK
-            )
+        masks, node_mask, node_region, begins, start, end, regions, firsts = arguments
+        kinds = signature.args
 
-        split = address(2, 3)
-        rows = builder.load(split, align=8)
-        moved = builder.and_(rows, builder.load(address(0, 1), align=8))
-        builder.store(builder.xor(rows, moved), split, align=8)
-        builder.store(moved, address(2, 4), align=8)
+        def number(at: int, array: Any, index: Any) -> Any:
+            place = _address(context, builder, kinds[at], array, index, ir.IntType(32))
+            return builder.zext(builder.load(place), _WORD)
+
+        trees = list(
+            zip(cgutils.unpack_tuple(builder, begins), cgutils.unpack_tuple(builder, firsts), strict=True)
+        )
+        with cgutils.for_range_slice(builder, start, end, ir.Constant(_WORD, 1), inc=True) as (at, _):
+            for begin, first in trees:
+                node = builder.add(begin, at)
+                region = builder.add(first, number(2, node_region, node))
+                split = _address(context, builder, kinds[6], regions, region, _MASK)
+                test = _address(context, builder, kinds[0], masks, number(1, node_mask, node), _MASK)
+                rows = builder.load(split, align=8)
+                moved = builder.and_(rows, builder.load(test, align=8))
+                builder.store(builder.xor(rows, moved), split, align=8)
+                new = _vector_address(context, builder, kinds[6], regions, builder.add(first, at), 1)
+                builder.store(moved, new, align=8)
         return context.get_dummy_value()
 
-    return types.void(masks, types.int64, regions, types.int64, types.int64), generate
+    index = types.int64
+    return types.void(masks, node_mask, node_region, begins, index, index, regions, firsts), generate
+
+
+# === Bits to bytes and back =================================================================================
+
+# The bits of a byte that stay in place when those 1, 2 or 4 places further up change places with another's.
+_STAY = {1: 0x5555555555555555, 2: 0x3333333333333333, 4: 0x0F0F0F0F0F0F0F0F}
+
+
+def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Eight vectors of bytes whose bits are transposed: bit i of a byte of vector k ↔ bit k of that of i.
+
+    So eight planes become one byte a row, and such bytes become planes. Vectors that are missing at the end
+    are empty. Vectors swap half of their bits with those 1, 2 and 4 further on; no bit leaves its byte, so
+    shifts and selections do it, on any machine. Row r is bit r // 64 of byte r % 64 of a mask.
+    """
+    spread: list[Any] = [*vectors, *[None] * (8 - len(vectors))]
+
+    def constant(word: int) -> Any:
+        return ir.Constant(_MASK, [word] * WORDS)
+
+    for distance, stay in _STAY.items():
+        shift, here, there = constant(distance), constant(stay), constant(~stay & 2**64 - 1)
+        for at in range(8):
+            low, high = spread[at], spread[at ^ distance]
+            if at & distance or low is None:
+                continue
+            lower, upper = builder.and_(low, here), builder.and_(builder.lshr(low, shift), here)
+            if high is not None:
+                lower = builder.or_(lower, builder.and_(builder.shl(high, shift), there))
+                upper = builder.or_(upper, builder.and_(high, there))
+            spread[at], spread[at | distance] = lower, upper
+    return spread
+
+
+def _on_planes(count: int) -> Any:
+    """A compiled function (planes, first, numbers, byte): `count` planes, from `first` on, as a byte a row.
+
+    The bytes are row `byte` of `numbers`, uint8 (rows, BLOCK).
+    """
+
+    @intrinsic
+    def on_planes(_typing: Any, planes: Any, first: Any, numbers: Any, byte: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            planes, first, numbers, byte = arguments
+            kinds = signature.args
+            loaded = [
+                builder.load(_vector_address(context, builder, kinds[0], planes, first, at), align=8)
+                for at in range(count)
+            ]
+            target = builder.mul(byte, ir.Constant(_WORD, 8))
+            for at, rows in enumerate(_transposed(builder, loaded)):
+                builder.store(rows, _vector_address(context, builder, kinds[2], numbers, target, at), align=8)
+            return context.get_dummy_value()
+
+        return types.void(planes, types.int64, numbers, types.int64), generate
+
+    return on_planes
 
 
 # Five bits number the 31 leaves that a tree of LightGBM has by default.
 _FEW_PLANES = 5
 FEW_LEAVES = 1 << _FEW_PLANES
+_transpose_few = _on_planes(_FEW_PLANES)
+_transpose_byte = _on_planes(8)
+
+
+def _planes_of_regions(context: Any, builder: Any, kind: Any, regions: Any, first: Any) -> list[Any]:
+    """The planes that number FEW_LEAVES regions, from `first` on, from 0.
+
+    A row is in one region at most, so a plane is the `xor` of the regions whose numbers have its bit.
+    """
+    planes: list[Any] = [None] * _FEW_PLANES
+    for number in range(1, FEW_LEAVES):
+        rows = builder.load(_vector_address(context, builder, kind, regions, first, number), align=8)
+        for plane in range(_FEW_PLANES):
+            if number >> plane & 1:
+                known = planes[plane]
+                planes[plane] = rows if known is None else builder.xor(known, rows)
+    return planes
+
+
+@intrinsic
+def _number_few_regions(_typing: Any, regions: Any, first: Any, numbers: Any, byte: Any) -> Any:
+    """The number of each row's region, of FEW_LEAVES from `first` on.
+
+    The numbers are row `byte` of `numbers`, uint8 (rows, BLOCK).
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        regions, first, numbers, byte = arguments
+        planes = _planes_of_regions(context, builder, signature.args[0], regions, first)
+        target = builder.mul(byte, ir.Constant(_WORD, 8))
+        for at, rows in enumerate(_transposed(builder, planes)):
+            place = _vector_address(context, builder, signature.args[2], numbers, target, at)
+            builder.store(rows, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(regions, types.int64, numbers, types.int64), generate
 
 
 @intrinsic
 def _number_regions(_typing: Any, regions: Any, first: Any, planes: Any, lowest: Any) -> Any:
-    """Number FEW_LEAVES regions, from `first` on, from 0: each row's bits, as planes from `lowest` on.
-
-    A row is in one region at most, so a plane is the `xor` of the regions whose numbers have its bit.
-    """
+    """Number FEW_LEAVES regions, from `first` on, from 0: each row's bits, as planes from `lowest` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         regions, first, planes, lowest = arguments
-        spelled: list[Any] = [None] * _FEW_PLANES
-        for number in range(1, FEW_LEAVES):
-            place = builder.add(first, ir.Constant(_WORD, number))
-            rows = builder.load(_address(context, builder, signature.args[0], regions, place, _MASK), align=8)
-            for plane in range(_FEW_PLANES):
-                if number >> plane & 1:
-                    known = spelled[plane]
-                    spelled[plane] = rows if known is None else builder.xor(known, rows)
-        for plane, rows in enumerate(spelled):
-            place = builder.add(lowest, ir.Constant(_WORD, plane))
-            target = _address(context, builder, signature.args[2], planes, place, _MASK)
-            builder.store(rows, target, align=8)
+        spelled = _planes_of_regions(context, builder, signature.args[0], regions, first)
+        for at, rows in enumerate(spelled):
+            place = _vector_address(context, builder, signature.args[2], planes, lowest, at)
+            builder.store(rows, place, align=8)
         return context.get_dummy_value()
 
     return types.void(regions, types.int64, planes, types.int64), generate
-
-
-def _on_planes(count: int) -> Any:
-    """A compiled function (planes, first, word, numbers, byte): `count` planes as the bytes of 64 rows.
-
-    The planes from `first` on are transposed, 64 rows of each, into `numbers`, uint8 (rows, BLOCK).
-    """
-
-    @intrinsic
-    def on_planes(_typing: Any, planes: Any, first: Any, word: Any, numbers: Any, byte: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            planes, first, word, numbers, byte = arguments
-            width = ir.Constant(_WORD, WORDS)
-            spelled = ir.Constant(_BYTES_OF_WORD, [0] * 64)
-            for bit in range(count):
-                plane = builder.add(first, ir.Constant(_WORD, bit))
-                place = builder.add(builder.mul(plane, width), word)
-                rows = builder.load(_address(context, builder, signature.args[0], planes, place, _WORD))
-                chosen = builder.select(
-                    builder.bitcast(rows, ir.VectorType(ir.IntType(1), 64)),
-                    ir.Constant(_BYTES_OF_WORD, [1 << bit] * 64),
-                    ir.Constant(_BYTES_OF_WORD, [0] * 64),
-                )
-                spelled = builder.or_(spelled, chosen)
-            place = builder.add(builder.mul(byte, width), word)
-            target = _address(context, builder, signature.args[3], numbers, place, _BYTES_OF_WORD)
-            builder.store(spelled, target, align=1)
-            return context.get_dummy_value()
-
-        index = types.int64
-        return types.void(planes, index, index, numbers, index), generate
-
-    return on_planes
-
-
-_transpose_few = _on_planes(_FEW_PLANES)
-_transpose_byte = _on_planes(8)
 
 
 @njit(nogil=True)
@@ -259,12 +336,10 @@ def _transpose(planes: np.ndarray, lowest: int, count: int, numbers: np.ndarray,
     `numbers` is uint8 (rows, BLOCK). The planes above, up to a whole byte, must be empty.
     """
     if count <= _FEW_PLANES:
-        for word in range(WORDS):
-            _transpose_few(planes, lowest, word, numbers, first)
+        _transpose_few(planes, lowest, numbers, first)
         return
     for byte in range(_bytes(count)):
-        for word in range(WORDS):
-            _transpose_byte(planes, lowest + 8 * byte, word, numbers, first + byte)
+        _transpose_byte(planes, lowest + 8 * byte, numbers, first + byte)
 
 
 @njit(nogil=True)
@@ -288,7 +363,8 @@ def _scratch(masks: int) -> np.ndarray:
 def _put(masks: np.ndarray, place: np.ndarray, first: int) -> None:
     """Set each row's bit in the mask `first + place[row]`."""
     for row in range(BLOCK):
-        masks[first + place[row], row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+        bit = 8 * (row & 63) + (row >> 6)
+        masks[first + place[row], bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
 
 
 # === The Arrow columns ======================================================================================
@@ -354,10 +430,14 @@ def find_incomplete(array: int, required: np.ndarray, incomplete: np.ndarray) ->
 # === Tests ==================================================================================================
 
 
-# So many thresholds are compared with a value at once: two registers of AVX-512, and LLVM makes the best of
-# it elsewhere.
-GROUP = 16
+# So many thresholds are compared with a value at once: a register of AVX-512, and LLVM makes the best of it
+# elsewhere.
+GROUP = 8
 _GROUP = ir.VectorType(ir.DoubleType(), GROUP)
+# Numba lets signed numbers count from an array's end, and asks for each whether it is below 0.
+_UNSIGNED = np.uint64
+# So many buckets has a feature: with fewer, some hold more than a group of thresholds.
+BUCKETS = 1024
 
 
 @intrinsic
@@ -383,29 +463,37 @@ def _find(
     form: int,
     thresholds: np.ndarray,
     first: int,
-    end_groups: int,
     cuts: int,
+    groups: int,
+    buckets: np.ndarray,
+    begins: np.ndarray,
     place: np.ndarray,
 ) -> None:
     """How many of a feature's thresholds lie below each value."""
-    groups = first + end_groups * GROUP
+    lowest, scale = buckets
     for row in range(BLOCK):
         value = values[row]
         if abs(value) <= ZERO_THRESHOLD or (form == NAN_IS_ZERO and math.isnan(value)):
             value = 0.0
         values[row] = value
+        # Of two values the higher is never in the lower bucket, however rounded. NaN may be in any.
+        bucket = (value - lowest) * scale
+        bucket = bucket if bucket > 0.0 else 0.0
+        place[row] = np.int64(bucket if bucket < BUCKETS - 1 else BUCKETS - 1)
     for row in range(BLOCK):
-        # Whole groups lie below where their ends do; what is left is one group. No jump depends on a value.
-        whole = 0
-        for group in range(first, groups, GROUP):
-            whole += _below(thresholds, group, values[row])
-        place[row] = GROUP * whole + _below(thresholds, groups + GROUP * whole, values[row])
+        # The thresholds of the buckets before lie below, those of the bucket may. No jump depends on a value.
+        found = np.int64(begins[_UNSIGNED(place[row])])
+        begin = first + found
+        found += _below(thresholds, begin, values[row])
+        for group in range(1, groups):
+            found += _below(thresholds, begin + GROUP * group, values[row])
+        place[row] = found
     if form != NAN_IS_ZERO:
-        lowest = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
+        lower = form in (NAN_LEFT, NAN_AND_ZERO_LEFT)
         zero_too = form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT)
         for row in range(BLOCK):
             if math.isnan(values[row]) or (zero_too and values[row] == 0.0):
-                place[row] = 0 if lowest else cuts
+                place[row] = 0 if lower else cuts
 
 
 @njit(nogil=True)
@@ -424,48 +512,61 @@ def _find_whole(
     data = _pointer(_word(_word(column, _BUFFERS), 1))
     highest = lowest + len(found) - 1
     if storage == INT32:
-        short = carray(data, start + count, np.int32)
+        short = carray(data, start + count, np.int32)[start:]
         for row in range(count):
-            place[row] = found[min(max(np.int64(short[start + row]), lowest), highest) - lowest]
+            place[row] = min(max(np.int64(short[row]), lowest), highest) - lowest
     else:
-        long = carray(data, start + count, np.int64)
+        long = carray(data, start + count, np.int64)[start:]
         for row in range(count):
-            place[row] = found[min(max(long[start + row], lowest), highest) - lowest]
+            place[row] = min(max(long[row], lowest), highest) - lowest
+    for row in range(count):
+        place[row] = found[_UNSIGNED(place[row])]
     place[count:] = 0
+
+
+@intrinsic
+def _outside(_typing: Any, masks: Any, into: Any, slots: Any, set_slots: Any, begin: Any, end: Any) -> Any:
+    """Mask `into`: the rows in none of the slots, masks too, that are numbered from `begin` to `end`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        masks, into, slots, set_slots, begin, end = arguments
+        kinds = signature.args
+        # A row is in one slot. The rows so far are kept in a register, not in the mask, where each slot would
+        # have to wait for the one before to be stored.
+        rows = cgutils.alloca_once_value(builder, ir.Constant(_MASK, [2**64 - 1] * WORDS))
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(_WORD, 1), inc=True) as (at, _):
+            slot = builder.load(_address(context, builder, kinds[3], set_slots, at, ir.IntType(32)))
+            place = _address(context, builder, kinds[2], slots, builder.zext(slot, _WORD), _MASK)
+            builder.store(builder.xor(builder.load(rows), builder.load(place, align=8)), rows)
+        target = _address(context, builder, kinds[0], masks, into, _MASK)
+        builder.store(builder.load(rows), target, align=8)
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(masks, index, slots, set_slots, index, index), generate
 
 
 # As many thresholds as a byte can count.
 _BYTE_CUTS = 255
 
 
-@intrinsic
-def _compare(_typing: Any, counts: Any, cuts: Any, masks: Any, first: Any) -> Any:
-    """Mask `first + cut`, for each cut from 0 on: the rows whose count, uint8 (BLOCK,), is above the cut."""
+@njit(nogil=True)
+def _compare(counts: np.ndarray, cuts: int, masks: np.ndarray, first: int, planes: np.ndarray) -> None:
+    """Mask `first + cut`, for each cut: the rows whose count, uint8 (1, BLOCK), is above the cut.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        counts, cuts, masks, first = arguments
-        width = ir.Constant(_WORD, WORDS)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-        nothing = ir.Constant(_BYTES_OF_WORD, ir.Undefined)
-        rows = []
-        for word in range(WORDS):
-            place = ir.Constant(_WORD, word)
-            place = _address(context, builder, signature.args[0], counts, place, _BYTES_OF_WORD)
-            rows.append(builder.load(place, align=1))
-        with cgutils.for_range(builder, cuts) as loop:
-            single = builder.insert_element(
-                nothing, builder.trunc(loop.index, ir.IntType(8)), ir.Constant(_WORD, 0)
-            )
-            cut = builder.shuffle_vector(single, nothing, everywhere)
-            begin = builder.mul(builder.add(first, loop.index), width)
-            for word in range(WORDS):
-                place = builder.add(begin, ir.Constant(_WORD, word))
-                target = _address(context, builder, signature.args[2], masks, place, _WORD)
-                above = builder.icmp_unsigned(">", rows[word], cut)
-                builder.store(builder.bitcast(above, _WORD), target)
-        return context.get_dummy_value()
-
-    return types.void(counts, types.int64, masks, types.int64), generate
+    `cuts` is at most _BYTE_CUTS, and no count is above it; `planes` is scratch for eight.
+    """
+    # The masks of all cuts of one bit more follow from those so far: a count is above the cut with that bit
+    # where it has the bit and is above without, and above the cut without it where it has it, or is above.
+    _transpose_byte(counts, 0, planes, 0)
+    masks[first] = 0
+    known, bit = 1, 0
+    while known <= cuts:
+        for cut in range(min(known, cuts - known)):
+            _and(masks, first + known + cut, planes, bit, masks, first + cut)
+        for cut in range(known):
+            _or(masks, first + cut, planes, bit, masks, first + cut)
+        known, bit = 2 * known, bit + 1
 
 
 @njit(nogil=True)
@@ -477,20 +578,22 @@ def _fill_masks(
     values = np.zeros(BLOCK)
     place = np.zeros(BLOCK, np.int64)
     counts = _aligned(BLOCK // 8).view(np.uint8)
+    planes = _aligned(BLOCK // 8)
     for number in range(len(plan.numbers)):
-        feature, form, begin, end_groups, cuts, mask, first_whole, wholes = plan.numbers[number]
+        feature, form, begin, cuts, groups, mask, first_whole, wholes = plan.numbers[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
         if wholes and storage in (INT32, INT64):
             found = plan.whole_numbers[first_whole : first_whole + wholes]
             _find_whole(column, storage, offset, first, count, plan.lowest_whole[number], found, place)
         else:
             _load(column, storage, offset, first, count, values)
-            _find(values, form, plan.thresholds, begin, end_groups, cuts, place)
+            buckets, begins = plan.buckets[number], plan.bucket_begins[number]
+            _find(values, form, plan.thresholds, begin, cuts, groups, buckets, begins, place)
         # What lies above k thresholds goes right at the first k.
         for cut in range(0, cuts, _BYTE_CUTS):
             for row in range(BLOCK):
                 counts[row] = min(max(place[row] - cut, 0), _BYTE_CUTS)
-            _compare(counts, min(cuts - cut, _BYTE_CUTS), masks, mask + cut)
+            _compare(counts, min(cuts - cut, _BYTE_CUTS), masks, mask + cut, planes)
     for number in range(len(plan.categoricals)):
         feature, size, begin, used, first_set, sets, mask = plan.categoricals[number]
         column, storage = _word(children, columns.children[feature]), columns.storage[feature]
@@ -502,93 +605,116 @@ def _fill_masks(
         slots[:used] = 0
         _put(slots, place, 0)
         for each in range(sets):
-            masks[mask + each] = ~np.uint64(0)
-            for at in range(plan.set_begins[first_set + each], plan.set_begins[first_set + each + 1]):
-                _xor(masks, mask + each, masks, mask + each, slots, np.int64(plan.set_slots[at]))
+            begin, end = plan.set_begins[first_set + each], plan.set_begins[first_set + each + 1]
+            _outside(masks, mask + each, slots, plan.set_slots, begin, end)
 
 
 # === Scores =================================================================================================
 
 
+_HALVES = ir.VectorType(ir.IntType(32), 16)
+_VALUES = ir.VectorType(ir.DoubleType(), 8)
+# Sum k of a block is that of row ORDER[k]: the order in which _add_few_leaves gets values, where it is used.
+if config.CPU_FEATURES is None:
+    _HAS_PERMUTATION = binding.get_host_cpu_features().get("avx512f", False)
+else:  # Numba was told for which processor to compile
+    _HAS_PERMUTATION = "+avx512f" in config.CPU_FEATURES
+ORDER = np.arange(BLOCK, dtype=np.int64)
+if _HAS_PERMUTATION:
+    # Rows are (vector of 64, two pairs of four, pair, byte of 4) bytes; sums lie by byte, then pair.
+    ORDER = ORDER.reshape(-1, 4, 2, 2, 4).transpose(0, 4, 2, 1, 3).flatten()
+
+
 @njit(nogil=True)
 def _add_leaves(
-    sums: np.ndarray,
-    planes: np.ndarray,
-    numbers: np.ndarray,
-    leaf_values: np.ndarray,
-    tree_leaves: np.ndarray,
-    tree: int,
+    sums: np.ndarray, numbers: np.ndarray, leaf_values: np.ndarray, tree_leaves: np.ndarray, tree: int
 ) -> None:
     """Add the leaf values of the four trees from `tree` on to all rows' sums, in the order of the trees.
 
-    Row k of `numbers`, uint8 (rows, BLOCK), holds the numbers of the leaves of the k-th of them, and the
-    planes from 8 * k on their bits.
+    Row k of `numbers`, uint8 (rows, BLOCK), holds the numbers of the leaves of the k-th of them.
     """
     first = leaf_values[tree_leaves[tree] :]
     second = leaf_values[tree_leaves[tree + 1] :]
     third = leaf_values[tree_leaves[tree + 2] :]
     fourth = leaf_values[tree_leaves[tree + 3] :]
-    for row in range(BLOCK):
-        total = sums[row] + first[numbers[0, row]]
+    for at in range(BLOCK):
+        row = ORDER[at]
+        total = sums[at] + first[numbers[0, row]]
         total += second[numbers[1, row]]
         total += third[numbers[2, row]]
-        sums[row] = total + fourth[numbers[3, row]]
+        sums[at] = total + fourth[numbers[3, row]]
 
 
-_VALUE = ir.DoubleType()
-_VALUES = ir.VectorType(_VALUE, 8)
-_PLACES = ir.VectorType(_WORD, 8)
-
-
-def _looked_up(builder: Any, table: list[Any], numbers: Any, highest: Any) -> Any:
-    """Eight rows' values in a table of FEW_LEAVES (four vectors), by their numbers and their highest bits.
-
-    The instruction looks at the lowest four bits of a number only.
-    """
-    permute = builder.module.declare_intrinsic(
-        "llvm.x86.avx512.vpermi2var.pd.512", (), ir.FunctionType(_VALUES, [_VALUES, _PLACES, _VALUES])
-    )
-    low, high = (builder.call(permute, [table[half], numbers, table[half + 1]]) for half in (0, 2))
-    return builder.select(highest, high, low)
+def _chosen(builder: Any, one: Any, other: Any, places: Iterable[int]) -> Any:
+    """Elements of two vectors, those of the second numbered on from those of the first."""
+    places = list(places)
+    kind = ir.VectorType(ir.IntType(32), len(places))
+    return builder.shuffle_vector(one, other, ir.Constant(kind, places))
 
 
 @intrinsic
 def _add_few_leaves(
-    _typing: Any, sums: Any, planes: Any, numbers: Any, leaf_values: Any, tree_leaves: Any, tree: Any
+    _typing: Any, sums: Any, numbers: Any, leaf_values: Any, tree_leaves: Any, tree: Any
 ) -> Any:
-    """As `_add_leaves`, for trees whose values take FEW_LEAVES places each, on a machine with AVX-512."""
+    """As `_add_leaves`, for trees whose values take FEW_LEAVES places each, on a machine with AVX-512.
+
+    There one instruction looks up 16 numbers, the lowest five bits of each, in a table of 32 halves of
+    values. So the lower and the upper halves are looked up for each fourth row, and then put together.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, planes, numbers, leaf_values, tree_leaves, tree = arguments
+        tree = arguments[4]
+        permute = builder.module.declare_intrinsic(
+            "llvm.x86.avx512.vpermi2var.d.512", (), ir.FunctionType(_HALVES, [_HALVES, _HALVES, _HALVES])
+        )
+
+        def vector(argument: int, index: Any, kind: Any) -> Any:
+            return _address(context, builder, signature.args[argument], arguments[argument], index, kind)
+
         tables = []
         for each in range(4):
             place = builder.add(tree, ir.Constant(_WORD, each))
-            begin = builder.load(_address(context, builder, signature.args[4], tree_leaves, place, _WORD))
-            table = _address(context, builder, signature.args[3], leaf_values, begin, _VALUE)
-            table = builder.bitcast(table, _VALUES.as_pointer())
-            parts = (builder.gep(table, [ir.Constant(_WORD, part)]) for part in range(FEW_LEAVES // 8))
-            tables.append([builder.load(part, align=8) for part in parts])
-        eight_bytes, eight_bits = ir.VectorType(ir.IntType(8), 8), ir.VectorType(ir.IntType(1), 8)
-        with cgutils.for_range(builder, ir.Constant(_WORD, BLOCK // 8)) as rows:
-            place = _address(context, builder, signature.args[0], sums, rows.index, _VALUES)
-            total = builder.load(place, align=8)
-            for each, table in enumerate(tables):
-                at = builder.add(rows.index, ir.Constant(_WORD, each * BLOCK // 8))
-                number = _address(context, builder, signature.args[2], numbers, at, eight_bytes)
-                number = builder.zext(builder.load(number, align=1), _PLACES)
-                at = ir.Constant(_WORD, (8 * each + _FEW_PLANES - 1) * BLOCK // 8)
-                at = builder.add(rows.index, at)
-                highest = _address(context, builder, signature.args[1], planes, at, eight_bits)
-                total = builder.fadd(
-                    total, _looked_up(builder, table, number, builder.load(highest, align=1))
+            begin = builder.load(vector(3, place, _WORD))
+            table = builder.bitcast(vector(2, begin, ir.DoubleType()), _HALVES.as_pointer())
+            parts = (builder.gep(table, [ir.Constant(_WORD, part)]) for part in range(4))
+            values = [builder.load(part, align=8) for part in parts]
+            tables.append(
+                [
+                    [_chosen(builder, values[at], values[at + 1], range(half, 32, 2)) for at in (0, 2)]
+                    for half in (0, 1)
+                ]
+            )
+        with cgutils.for_range(builder, ir.Constant(_WORD, BLOCK // 64)) as loop:
+            found = [
+                builder.load(
+                    vector(1, builder.add(loop.index, ir.Constant(_WORD, each * BLOCK // 64)), _HALVES),
+                    align=8,
                 )
-            builder.store(total, place, align=8)
+                for each in range(4)
+            ]
+            for byte in range(4):
+                first = builder.mul(loop.index, ir.Constant(_WORD, 8))
+                places = [
+                    vector(0, builder.add(first, ir.Constant(_WORD, 2 * byte + pair)), _VALUES)
+                    for pair in (0, 1)
+                ]
+                totals = [builder.load(place, align=8) for place in places]
+                for leaves, table in zip(found, tables, strict=True):
+                    number = builder.lshr(leaves, ir.Constant(_HALVES, [8 * byte] * 16))
+                    lower, upper = (builder.call(permute, [half[0], number, half[1]]) for half in table)
+                    for pair in (0, 1):
+                        # Two of each four values at once: that crosses no lane of the registers.
+                        rows = [4 * four + 2 * pair + each for four in range(4) for each in (0, 1)]
+                        whole = _chosen(builder, lower, upper, (at for row in rows for at in (row, 16 + row)))
+                        totals[pair] = builder.fadd(totals[pair], builder.bitcast(whole, _VALUES))
+                for place, total in zip(places, totals, strict=True):
+                    builder.store(total, place, align=8)
         return context.get_dummy_value()
 
-    return types.void(sums, planes, numbers, leaf_values, tree_leaves, types.int64), generate
+    return types.void(sums, numbers, leaf_values, tree_leaves, types.int64), generate
 
 
-if not binding.get_host_cpu_features().get("avx512f"):
+if not _HAS_PERMUTATION:
     _add_few_leaves = _add_leaves
 
 
@@ -603,37 +729,34 @@ def _find_leaves(
     numbers: np.ndarray,
     first: int,
 ) -> None:
-    """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on.
-
-    Its bits are the planes from 8 * `first` on.
-    """
+    """The number of each row's leaf: its bytes, lowest first, from row `first` of `numbers` on."""
     begin, end = plan.tree_nodes[tree], plan.tree_nodes[tree + 1]
     regions[0] = ~np.uint64(0)
-    for node in range(end - begin):
-        test, region = plan.node_mask[begin + node], plan.node_region[begin + node]
-        _split(masks, np.int64(test), regions, np.int64(region), node + 1)
+    _split(masks, plan.node_mask, plan.node_region, (begin,), 0, end - begin, regions, (0,))
     count = end - begin + 1
     regions[count : -(-count // FEW_LEAVES) * FEW_LEAVES] = 0
-    _number_regions(regions, 0, planes, 8 * first)
     bits = plan.tree_planes[tree]
-    if bits > _FEW_PLANES:
-        _number_more_regions(regions, count, planes, 8 * first, bits)
-    _transpose(planes, 8 * first, bits, numbers, first)
+    if bits <= _FEW_PLANES:
+        _number_few_regions(regions, 0, numbers, first)
+    else:
+        _number_more_regions(regions, count, planes, bits)
+        _transpose(planes, 0, bits, numbers, first)
 
 
 @njit(nogil=True)
-def _number_more_regions(regions: np.ndarray, count: int, planes: np.ndarray, lowest: int, bits: int) -> None:
-    """Finish the planes where more than FEW_LEAVES regions need numbers."""
-    planes[lowest + _FEW_PLANES : lowest + 8 * _bytes(bits)] = 0
+def _number_more_regions(regions: np.ndarray, count: int, planes: np.ndarray, bits: int) -> None:
+    """The planes that number the regions, where they are more than FEW_LEAVES."""
+    _number_regions(regions, 0, planes, 0)
+    planes[_FEW_PLANES : 8 * _bytes(bits)] = 0
     lower = _scratch(_FEW_PLANES)
     for part in range(1, -(-count // FEW_LEAVES)):
         _number_regions(regions, part * FEW_LEAVES, lower, 0)
         for plane in range(_FEW_PLANES):
-            _xor(planes, lowest + plane, planes, lowest + plane, lower, plane)
+            _xor(planes, plane, planes, plane, lower, plane)
         for plane in range(_FEW_PLANES, bits):
             if part >> (plane - _FEW_PLANES) & 1:
                 for region in range(part * FEW_LEAVES, (part + 1) * FEW_LEAVES):
-                    _xor(planes, lowest + plane, planes, lowest + plane, regions, region)
+                    _xor(planes, plane, planes, plane, regions, region)
 
 
 @njit(nogil=True, cache=True)
@@ -647,6 +770,9 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
     )
     numbers = _aligned(BYTES * BLOCK // 8).view(np.uint8).reshape(BYTES, BLOCK)
     sums = _aligned(BLOCK).view(np.float64)
+    # The regions of two trees, and how many of them either tree before may have used; those beyond are empty.
+    pair, used = _scratch(2 * FEW_LEAVES), FEW_LEAVES
+    node_mask, node_region = plan.node_mask, plan.node_region
     for first in range(begin, end, BLOCK):
         count = min(BLOCK, end - first)
         _fill_masks(plan, columns, array, first, count, masks, slots)
@@ -661,24 +787,43 @@ def fill_outputs(plan: Plan, columns: Columns, array: int, begin: int, end: int,
                 if beyond - tree < 4 or most > 8:
                     _find_leaves(plan, tree, masks, regions, planes, numbers, 0)
                     values = plan.leaf_values[plan.tree_leaves[tree] :]
-                    for row in range(BLOCK):
-                        sums[row] += values[_number(numbers, row, plan.tree_planes[tree])]
+                    for at in range(BLOCK):
+                        sums[at] += values[_number(numbers, ORDER[at], plan.tree_planes[tree])]
                     tree += 1
                     continue
-                for each in range(4):
-                    _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
-                if most <= _FEW_PLANES:
-                    _add_few_leaves(sums, planes, numbers, plan.leaf_values, plan.tree_leaves, tree)
-                else:
-                    _add_leaves(sums, planes, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                if most > _FEW_PLANES:
+                    for each in range(4):
+                        _find_leaves(plan, tree + each, masks, regions, planes, numbers, each)
+                    _add_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
+                    tree += 4
+                    continue
+                # Written out: Numba counts the references of all arrays that it passes to a function.
+                for each in range(0, 4, 2):
+                    one, other = plan.tree_nodes[tree + each], plan.tree_nodes[tree + each + 1]
+                    nodes, others = other - one, plan.tree_nodes[tree + each + 2] - other
+                    both = min(nodes, others)
+                    pair[0] = ~np.uint64(0)
+                    pair[FEW_LEAVES] = ~np.uint64(0)
+                    _split(masks, node_mask, node_region, (one, other), 0, both, pair, (0, FEW_LEAVES))
+                    _split(masks, node_mask, node_region, (one,), both, nodes, pair, (0,))
+                    _split(masks, node_mask, node_region, (other,), both, others, pair, (FEW_LEAVES,))
+                    for region in range(nodes + 1, used):
+                        pair[region] = 0
+                    for region in range(others + 1, used):
+                        pair[FEW_LEAVES + region] = 0
+                    used = max(nodes, others) + 1
+                    _number_few_regions(pair, 0, numbers, each)
+                    _number_few_regions(pair, FEW_LEAVES, numbers, each + 1)
+                _add_few_leaves(sums, numbers, plan.leaf_values, plan.tree_leaves, tree)
                 tree += 4
             factor = plan.sigmoid[model]
-            for row in range(count):
-                total = sums[row]
-                # The C library's exp, as in LightGBM; NumPy's may differ in the last bit.
-                outputs[model, first + row] = (
-                    total if math.isnan(factor) else 1.0 / (1.0 + math.exp(-factor * total))
-                )
+            for at in range(BLOCK):
+                row, total = ORDER[at], sums[at]
+                if row < count:
+                    # The C library's exp, as in LightGBM; NumPy's may differ in the last bit.
+                    outputs[model, first + row] = (
+                        total if math.isnan(factor) else 1.0 / (1.0 + math.exp(-factor * total))
+                    )
 
 
 @njit(nogil=True)

@@ -8,9 +8,10 @@ operations on bits, without walking it. Three steps for each block of rows (scor
 
 1. Each different test, a feature with a threshold or with a set of categories, gets a mask: the rows that go
    right. Five models of some 57,000 nodes ask only some 9,000 different tests. All thresholds of a feature
-   are done together: how many of them lie below a value is found by comparing it with sixteen at a time,
-   first with each sixteenth, then with those from there on. That count, one byte a row, is then compared
-   with each threshold's place, 64 rows at a time.
+   are done together: how many of them lie below a value. A thousand buckets of equal width say how many lie
+   in those before the value's; those of its own are compared with it, eight at a time. The counts, one byte a
+   row, become planes (see below), and from these follow the masks of all thresholds: the rows whose count is
+   above the threshold's place.
 
        thresholds   0.5   2.0   7.5        two lie below 3.1, more than 0 and 1 and not more than 2:
        place          0     1     2        so it goes right at 0.5 and at 2.0
@@ -50,6 +51,7 @@ import pyarrow as pa
 from scoring.arrow import ArrowAddress, find_columns, incomplete_rows
 from scoring.compiled import (
     BLOCK,
+    BUCKETS,
     FEW_LEAVES,
     GROUP,
     NAN_AND_ZERO_LEFT,
@@ -137,6 +139,8 @@ def compile_trees(boosters: Sequence[Trees], features: Sequence[str]) -> Plan:
     return Plan(
         numbers=np.array(tests.numbers, dtype=np.int64).reshape(-1, 8),
         thresholds=_joined(tests.thresholds, np.float64),
+        buckets=np.array(tests.buckets, dtype=np.float64).reshape(-1, 2),
+        bucket_begins=np.array(tests.bucket_begins, dtype=np.int32).reshape(-1, BUCKETS),
         whole_numbers=_joined(tests.whole_numbers, np.int32),
         lowest_whole=np.array(tests.lowest_whole, dtype=np.int64),
         categoricals=np.array(tests.categoricals, dtype=np.int64).reshape(-1, 7),
@@ -177,7 +181,7 @@ def _whole_numbers(cuts: np.ndarray, form: int) -> tuple[int, np.ndarray]:
 
     Beyond both ends nothing changes. No number where they would be more than _MOST_WHOLE_NUMBERS.
     """
-    lowest, highest = min(cuts[0], 0.0) - 2.0, max(cuts[-1], 0.0) + 2.0
+    lowest, highest = min(float(cuts[0]), 0.0) - 2.0, max(float(cuts[-1]), 0.0) + 2.0
     if not highest - lowest < _MOST_WHOLE_NUMBERS:
         return 0, np.empty(0, dtype=np.int32)
     numbers = np.arange(math.floor(lowest), math.ceil(highest) + 1)
@@ -185,6 +189,21 @@ def _whole_numbers(cuts: np.ndarray, form: int) -> tuple[int, np.ndarray]:
     if form in (NAN_AND_ZERO_LEFT, NAN_AND_ZERO_RIGHT):
         found[numbers == 0] = 0 if form == NAN_AND_ZERO_LEFT else len(cuts)
     return int(numbers[0]), found.astype(np.int32)
+
+
+def _buckets(cuts: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Lowest value and scale of the buckets of sorted thresholds, and each threshold's bucket.
+
+    All thresholds are in the first bucket where buckets would not be finite.
+    """
+    # Values may have a few extremes; so as many as can be compared at once stay in the first and last bucket.
+    outside = max(min(GROUP, len(cuts) // 2), 1)
+    lowest, highest = float(cuts[outside - 1]), float(cuts[-outside])
+    with np.errstate(all="ignore"):
+        scale = np.float64(BUCKETS - 1) / (np.float64(highest) - lowest)
+        if not (0.0 < scale < np.inf):
+            return lowest, 0.0, np.zeros(len(cuts), dtype=np.int64)
+        return lowest, float(scale), np.clip((cuts - lowest) * scale, 0, BUCKETS - 1).astype(np.int64)
 
 
 class _Tests:
@@ -197,6 +216,8 @@ class _Tests:
         self.count = 0
         self.numbers: list[tuple[int, ...]] = []
         self.thresholds: list[np.ndarray] = []
+        self.buckets: list[tuple[float, float]] = []
+        self.bucket_begins: list[np.ndarray] = []
         self.whole_numbers: list[np.ndarray] = []
         self.lowest_whole: list[int] = []
         self.categoricals: list[tuple[int, ...]] = []
@@ -212,17 +233,19 @@ class _Tests:
             nodes = np.flatnonzero((self.feature == feature) & (self.form == form) & ~self.is_categorical)
             cuts, position = np.unique(self.threshold[nodes], return_inverse=True)
             self.mask[nodes] = self.count + position
-            ends = cuts[GROUP - 1 : -1 : GROUP]
-            for part in (ends, cuts):
-                self.thresholds.append(np.pad(part, (0, -len(part) % GROUP), constant_values=np.inf))
+            start, scale, bucket = _buckets(cuts)
+            self.buckets.append((start, scale))
+            begins = np.searchsorted(bucket, np.arange(BUCKETS + 1))
+            self.bucket_begins.append(begins[:-1])
+            groups = -(-int(np.diff(begins).max()) // GROUP)
+            self.thresholds.append(np.pad(cuts, (0, groups * GROUP), constant_values=np.inf))
             lowest, found = _whole_numbers(cuts, form)
             self.whole_numbers.append(found)
             self.lowest_whole.append(lowest)
-            end_groups = -(-len(ends) // GROUP)
             self.numbers.append(
-                (feature, form, first, end_groups, len(cuts), self.count, first_whole, len(found))
+                (feature, form, first, len(cuts), groups, self.count, first_whole, len(found))
             )
-            first += (end_groups + -(-len(cuts) // GROUP)) * GROUP
+            first += len(self.thresholds[-1])
             first_whole += len(found)
             self.count += len(cuts)
 

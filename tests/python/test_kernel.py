@@ -230,6 +230,59 @@ def test_many_thresholds_and_more_leaves_than_a_byte_numbers() -> None:
     assert_equal_bits([booster.model_to_string()], matrix, struct_rows(matrix, ("a", "b")), ("a", "b"))
 
 
+def test_blocks_in_which_all_rows_are_alike() -> None:
+    """Whole blocks of one edge, of NaN, of what lies beyond all thresholds; then all of them in a block."""
+    text = small_text(objective="regression", num_leaves=31, max_bin=1000, min_data_in_bin=1)
+    cuts = np.unique(np.concatenate([tree.threshold for tree in read_trees(text).trees]))
+    values = np.array([*EDGES, *cuts, *np.nextafter(cuts, -np.inf), *np.nextafter(cuts, np.inf)])
+    matrix = np.repeat(values[:, None], BLOCK, axis=0) + np.zeros(3)
+    assert_equal_bits([text], matrix, struct_rows(matrix, ("a", "b", "c")), ("a", "b", "c"))
+    matrix = np.tile(values[:, None], (5, 3))
+    assert_equal_bits([text], matrix, struct_rows(matrix, ("a", "b", "c")), ("a", "b", "c"))
+
+
+CROWDED = {
+    "evenly": np.linspace(-3.0, 3.0, 30),
+    "far apart": np.concatenate([np.linspace(0.0, 1e-3, 20), np.geomspace(1.0, 1e300, 10)]),
+    "a crowd between extremes": np.array([-1e308, *np.linspace(1.0, 1.0 + 1e-9, 28), 1e308]),
+    "crowds at both ends": np.concatenate([np.linspace(-1.0, -1.0 + 1e-12, 15), 1e12 + np.arange(15)]),
+    "neighbours": 1.0 + np.arange(30) * np.finfo(float).eps,
+    "next to nothing": np.arange(-15, 15) * 5e-324,
+    "all equal": np.full(30, 0.5),
+    "infinite": np.array([-np.inf, *np.linspace(-1.0, 1.0, 28), np.inf]),
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDED)
+@pytest.mark.parametrize("kind", [2, 6, 8, 10])
+def test_thresholds_however_they_are_spread(crowd: str, kind: int) -> None:
+    """Many to a bucket, none to a bucket, and buckets without a width."""
+    cuts = np.sort(CROWDED[crowd])
+    values = np.array([*EDGES, *cuts, *np.nextafter(cuts, -np.inf), *np.nextafter(cuts, np.inf)])
+    random = np.random.default_rng(11)
+    text = small_text(objective="regression", num_leaves=31)
+    text = edited(text, "threshold", " ".join(map(repr, random.permutation(cuts).tolist())))
+    text = edited(text, "decision_type", " ".join([str(kind)] * len(cuts)))
+    matrix = random.choice(values, (3 * BLOCK, 3))
+    assert_equal_bits([text], matrix, struct_rows(matrix, ("a", "b", "c")), ("a", "b", "c"))
+
+
+def test_trees_of_many_sizes_in_turn() -> None:
+    """Trees are done two and four at a time, those of up to 32 leaves otherwise than larger ones."""
+    random = np.random.default_rng(12)
+    matrix = random.normal(0, 1, (2000, 3))
+    names = ("a", "b", "c")
+    for sizes in ((31, 2, 32, 7), (2, 31, 5, 30, 8), (32, 33, 12, 200, 3), (300, 31, 31, 31, 31, 600, 2)):
+        data = lightgbm.Dataset(matrix, matrix.sum(axis=1), feature_name=list(names))
+        booster = lightgbm.Booster({**QUIET, "objective": "regression", "min_data_in_leaf": 1}, data)
+        for size in sizes * 3:
+            booster.reset_parameter({"num_leaves": size})
+            booster.update()
+        text = booster.model_to_string()
+        assert {len(tree.leaf_value) for tree in read_trees(text).trees} == set(sizes)
+        assert_equal_bits([text, text], matrix, struct_rows(matrix, names), names)
+
+
 @pytest.mark.parametrize("cut", ["0", "-0", "1e-40", "-1e-40", "1e-35", "1e300", "-1e300", "1e308"])
 @pytest.mark.parametrize("kind", range(0, 12, 2))
 def test_any_threshold_and_missing_type(cut: str, kind: int) -> None:
