@@ -120,7 +120,7 @@ def test_rows_without_a_key_are_judged_once(fresh: Warehouse, tmp_path: Path) ->
     work = shutil.copytree(fresh.path.parent, tmp_path / "work")
     for hours in (1, 2):
         duckdb.sql(f"""
-            copy (select * replace (null as call_id, loaded_at + interval {hours} hour as loaded_at)
+            copy (select * replace (null::varchar as call_id, loaded_at + interval {hours} hour as loaded_at)
                   from '{fresh.path.parent}/raw/raw_calls/part-0.parquet')
             to '{work}/raw/raw_calls/without_keys_{hours}.parquet'
         """)
