@@ -224,6 +224,6 @@ final as (
 
 select * from final
 {%- if not is_incremental() %}
-{#- Features read the last days, and a table in the order of days spares them all others. A night's tiles are of few days. #}
+{#- Whoever reads the last days then reads no others. A night's own tiles are of few days. #}
 order by event_date
 {%- endif %}
