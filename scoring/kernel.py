@@ -28,9 +28,9 @@ operations on bits, without walking it. Three steps for each block of rows (scor
    one a bit, are found for all rows at once: plane 0 is the `xor` of regions 1, 3, 5, ..., plane 1 that of
    2, 3, 6, 7, ..., and so on. Transposed, the planes give each row its leaf's number.
 
-3. The leaf values, looked up in the registers of AVX-512 where the machine has it, are added in the order of
-   the trees, in float64 and starting at 0: so each sum has the bits of LightGBM's. The logistic function
-   calls the C library's exp, as LightGBM does; NumPy's may differ in the last bit.
+3. The leaf values, looked up by halves in the registers of AVX-512 where the machine has it, are added in
+   the order of the trees, in float64 and starting at 0: so each sum has the bits of LightGBM's. The logistic
+   function calls the C library's exp, as LightGBM does; NumPy's may differ in the last bit.
 
 Nothing here depends on the number of rows but the result: a call needs about a megabyte of scratch. The
 compiled functions release the GIL, so DuckDB's threads score side by side. Numba compiles them once a
