@@ -1,6 +1,7 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set last = last_laid_out(this) %}
-{%- set version = 'session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at, visible_from, visible_until' %}
+{%- set version = 'session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
+    ~ 'visible_until' %}
 with session_outcomes as (
     select
         session_id,
