@@ -5,7 +5,8 @@
 The task: for every row of int_customer_sums (a customer in scope, a snapshot) the sums of 7, 14 and 30 days
 of SUMMED and the active days, from the facts that the snapshot sees. Each way writes the same Parquet file,
 <way>.parquet. `models` starts from the view of facts over the staged versions, as dbt does. All others start
-from the same facts as a Parquet file: what they would have to do with versions before is spared them.
+from the same facts as a Parquet file: what they would have to do with versions before is spared them, and so
+are the facts that none of these columns counts.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customer_sums
 def prepare(folder: Path) -> float:
     """Write facts.parquet and spine.parquet from the warehouse in the folder; the seconds that facts took."""
     columns = ", ".join(f"{name}::double as {name}" if name == "net_amount" else name for name in SUMMED)
+    something = " or ".join(f"{name} <> 0" for name in (*SUMMED, "active_facts"))
     with _warehouse(folder, "prepared") as connection:
         begin = time.perf_counter()
         connection.execute(
@@ -47,7 +49,7 @@ def prepare(folder: Path) -> float:
             copy (
                 select customer_id, event_at, visible_from, visible_until, active_facts, {columns}
                 from warehouse.intermediate.int_customer_facts
-                where replaced_in is null
+                where replaced_in is null and ({something})
             ) to '{folder}/facts.parquet'
             """
         )
@@ -112,7 +114,6 @@ def tiles(folder: Path) -> Callable[[], None]:
     quantities = (*SUMMED, "active_facts")
     added_up = (*SUMMED, "active_days")
     changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in quantities)
-    something = " or ".join(f"{name} <> 0" for name in quantities)
     stretches = {
         f"days_{after + 1}_to_{until}": (after, until)
         for after, until in zip((0, *WINDOWS), WINDOWS, strict=False)
@@ -137,9 +138,9 @@ def tiles(folder: Path) -> Callable[[], None]:
         replaced_facts as (from '{folder}/facts.parquet' where visible_until is not null),
 
         changes as (
-            select *, 1 as sign, visible_from as changed_on from new_facts where {something}
+            select *, 1 as sign, visible_from as changed_on from new_facts
             union all
-            select *, -1 as sign, visible_until as changed_on from replaced_facts where {something}
+            select *, -1 as sign, visible_until as changed_on from replaced_facts
         ),
 
         tiles as (
@@ -200,7 +201,18 @@ def spine_join(folder: Path) -> Callable[[], None]:
 
 
 def _range_join(folder: Path, way: str, dates: str, same: str) -> Callable[[], None]:
-    inside = f"event_at >= {dates}.snapshot_date - interval {{days}} day"
+    inside = {days: f"event_at >= {dates}.snapshot_date - interval {days} day" for days in WINDOWS}
+    sums = ", ".join(
+        [
+            f"sum({name}) filter ({condition}) as {name}_{days}d"
+            for name in SUMMED
+            for days, condition in inside.items()
+        ]
+        + [
+            f"count(distinct event_at::date) filter (active_facts > 0 and {condition}) as active_days_{days}d"
+            for days, condition in inside.items()
+        ]
+    )
     defaults = ", ".join(f"coalesce(windows.{name}, 0) as {name}" for name in COLUMNS)
     return _in_sql(
         folder,
@@ -210,12 +222,12 @@ def _range_join(folder: Path, way: str, dates: str, same: str) -> Callable[[], N
             select
                 facts.customer_id,
                 {dates}.snapshot_date,
-                {_sums(inside, "count(distinct event_at::date)", "active_facts > 0")}
+                {sums}
             from facts
             inner join {dates}
                 on
                     {same}
-                    and facts.{inside.format(days=max(WINDOWS))}
+                    and facts.{inside[max(WINDOWS)]}
                     and facts.visible_from <= {dates}.snapshot_date
                     and (facts.visible_until is null or facts.visible_until > {dates}.snapshot_date)
             group by facts.customer_id, {dates}.snapshot_date
@@ -226,20 +238,6 @@ def _range_join(folder: Path, way: str, dates: str, same: str) -> Callable[[], N
         from spine
         left join windows using (customer_id, snapshot_date)
         """,
-    )
-
-
-def _sums(inside: str, active_days: str, is_active: str) -> str:
-    return ", ".join(
-        [
-            f"sum({name}) filter ({inside.format(days=days)}) as {name}_{days}d"
-            for name in SUMMED
-            for days in WINDOWS
-        ]
-        + [
-            f"{active_days} filter ({inside.format(days=days)} and {is_active}) as active_days_{days}d"
-            for days in WINDOWS
-        ]
     )
 
 
