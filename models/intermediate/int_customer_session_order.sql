@@ -29,7 +29,8 @@ known as (
     where snapshot_date = {{ before }}
 ),
 
--- Whose first session has a rating that is new since, or that a snapshot sees or no longer sees for the first time since
+-- Whose first session has a rating that is new since, or that a snapshot sees or no longer sees for the first time
+-- since
 newly_rated_customers as (
     select customer_id
     from {{ ref('int_session_lines') }}
@@ -44,7 +45,8 @@ newly_rated_customers as (
         )
 ),
 
--- Whose line of sessions has a place that is new since, or that a snapshot sees for the first time since; or begins since
+-- Whose line of sessions has a place that is new since, or that a snapshot sees for the first time since; or begins
+-- since
 changed_customers as (
     select customer_id from {{ ref('int_session_lines') }}
     where recorded_in > {{ last_run.recorded_in }}

@@ -123,8 +123,8 @@ customers as (
     where in_force_until is null
 ),
 
--- News come late for a snapshot when a mature label looks at their day. A signup corrected to a day long after a snapshot is
--- when its lapse begins; then the label looks as far ahead as that.
+-- News come late for a snapshot when a mature label looks at their day. A signup corrected to a day long after a
+-- snapshot is when its lapse begins; then the label looks as far ahead as that.
 late as (
     select
         features.customer_id,

@@ -212,8 +212,8 @@ last_places as (
             and last_lines.position = known_places.position
 ),
 
--- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen by no
--- snapshot that does not see all of them, and there to stay.
+-- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen
+-- by no snapshot that does not see all of them, and there to stay.
 new_sessions as (
     select
         new.session_id,
