@@ -32,6 +32,8 @@ SUMMED = (
     "failed_payments",
     "net_amount",
 )
+# … and those from which the active days are found.
+_QUANTITIES = (*SUMMED, "active_facts")
 COLUMNS = tuple(f"{name}_{days}d" for name in (*SUMMED, "active_days") for days in WINDOWS)
 WAREHOUSE = "warehouse.duckdb"
 # The models that make windows, in their order; lifetime sums come with them, the other ways are spared these.
@@ -41,7 +43,7 @@ _MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customer_sums
 def prepare(folder: Path) -> float:
     """Write facts.parquet and spine.parquet from the warehouse in the folder; the seconds that facts took."""
     columns = ", ".join(f"{name}::double as {name}" if name == "net_amount" else name for name in SUMMED)
-    something = " or ".join(f"{name} <> 0" for name in (*SUMMED, "active_facts"))
+    something = " or ".join(f"{name} <> 0" for name in _QUANTITIES)
     with _warehouse(folder, "prepared") as connection:
         begin = time.perf_counter()
         connection.execute(
@@ -111,9 +113,8 @@ def tiles(folder: Path) -> Callable[[], None]:
     windows are sums of disjoint stretches of days, and whole numbers are added up as doubles, which DuckDB
     keeps in half the memory.
     """
-    quantities = (*SUMMED, "active_facts")
     added_up = (*SUMMED, "active_days")
-    changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in quantities)
+    changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in _QUANTITIES)
     stretches = {
         f"days_{after + 1}_to_{until}": (after, until)
         for after, until in zip((0, *WINDOWS), WINDOWS, strict=False)

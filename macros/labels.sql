@@ -26,15 +26,25 @@
         {%- set labels = adapter.get_relation(this.database, 'labels', 'customer_labels') -%}
         {%- if labels -%}
             {%- do stop_if_rebuilt_since(labels) -%}
-            {%- set last = run_query(
-                'select max(recorded_in), max(as_of), (select as_of from ' ~ as_of ~ ') from ' ~ labels
-                ~ ' where recorded_in = (select max(recorded_in) from ' ~ labels ~ ')'
-            ).rows[0] -%}
+            {%- set last_run -%}
+                select
+                    max(recorded_in),
+                    max(as_of),
+                    (select as_of from {{ as_of }})
+                from {{ labels }}
+                where recorded_in = (select max(recorded_in) from {{ labels }})
+            {%- endset -%}
+            {%- set last = run_query(last_run).rows[0] -%}
             {%- if last[1] and last[1] <= last[2] -%}
-                {%- set snapshots = literal_timestamps(
-                    'select feature_timestamp from (select distinct feature_timestamp from ' ~ features
-                    ~ ') as snapshots where feature_timestamp not in (select distinct feature_timestamp from ' ~ labels ~ ') or ' ~ label_became_mature('feature_timestamp', last[1], last[2]) ~ ' order by feature_timestamp'
-                ) -%}
+                {%- set snapshots_due -%}
+                    select feature_timestamp
+                    from (select distinct feature_timestamp from {{ features }}) as snapshots
+                    where
+                        feature_timestamp not in (select distinct feature_timestamp from {{ labels }})
+                        or {{ label_became_mature('feature_timestamp', last[1], last[2]) }}
+                    order by feature_timestamp
+                {%- endset -%}
+                {%- set snapshots = literal_timestamps(snapshots_due) -%}
                 {{ return({'recorded_in': last[0], 'as_of': last[1], 'snapshots': snapshots}) }}
             {%- endif -%}
         {%- endif -%}
@@ -86,11 +96,18 @@
 -#}
 {% macro first_snapshot_due(labels_due, lifetime, tiles) -%}
     {%- if execute and load_relation(labels_due) -%}
-        {{ return(run_query(
-            'select first_due from (select min(snapshot_date) as first_due from ' ~ labels_due
-            ~ ') as due where exists (select 1 from ' ~ lifetime ~ ' where snapshot_date = first_due and tiles_built_in = (select min(recorded_in) from '
-            ~ tiles ~ '))'
-        ).columns[0].values()[0]) }}
+        {%- set first_due -%}
+            select first_due
+            from (select min(snapshot_date) as first_due from {{ labels_due }}) as due
+            where
+                exists (
+                    select 1 from {{ lifetime }}
+                    where
+                        snapshot_date = first_due
+                        and tiles_built_in = (select min(recorded_in) from {{ tiles }})
+                )
+        {%- endset -%}
+        {{ return(run_query(first_due).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}
 
@@ -102,11 +119,22 @@
 {% macro lapses_read_from(labels_due, customers, arrivals) -%}
     {%- if execute and load_relation(labels_due) -%}
         {%- set first_horizon_less_lapse = dbt.dateadd('day', 14 - var('lapse_days') | int, 'first_due') -%}
-        {{ return(run_query(
-            'select least(' ~ first_horizon_less_lapse ~ ', (select ' ~ dbt.dateadd('day', -1, 'min(arrivals.first_signed_up_at)')
-            ~ ' from ' ~ arrivals ~ ' as arrivals inner join ' ~ customers
-            ~ ' as customers on arrivals.customer_id = customers.customer_id and customers.in_force_until is null and customers.signed_up_at >= '
-            ~ first_horizon_less_lapse ~ ')) from (select min(snapshot_date) as first_due from ' ~ labels_due ~ ') as due'
-        ).columns[0].values()[0]) }}
+        {%- set read_from -%}
+            select
+                least(
+                    {{ first_horizon_less_lapse }},
+                    (
+                        select {{ dbt.dateadd('day', -1, 'min(arrivals.first_signed_up_at)') }}
+                        from {{ arrivals }} as arrivals
+                        inner join {{ customers }} as customers
+                            on
+                                arrivals.customer_id = customers.customer_id
+                                and customers.in_force_until is null
+                                and customers.signed_up_at >= {{ first_horizon_less_lapse }}
+                    )
+                )
+            from (select min(snapshot_date) as first_due from {{ labels_due }}) as due
+        {%- endset -%}
+        {{ return(run_query(read_from).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}

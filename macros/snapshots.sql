@@ -82,10 +82,14 @@
 -#}
 {% macro last_snapshot_before_missing(tiles) -%}
     {%- if is_incremental() and execute -%}
-        {{ return(run_query(
-            'select max(snapshot_date) from ' ~ this ~ ' where snapshot_date < (select min(snapshot_date) from ('
-            ~ missing_snapshots() ~ ') as missing) and tiles_built_in = (select min(recorded_in) from ' ~ tiles ~ ')'
-        ).columns[0].values()[0]) }}
+        {%- set last_before -%}
+            select max(snapshot_date)
+            from {{ this }}
+            where
+                snapshot_date < (select min(snapshot_date) from ({{ missing_snapshots() }}) as missing)
+                and tiles_built_in = (select min(recorded_in) from {{ tiles }})
+        {%- endset -%}
+        {{ return(run_query(last_before).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}
 
@@ -96,11 +100,20 @@
 {% macro last_run_before_missing(relation) -%}
     {%- if is_incremental() and execute -%}
         {%- do stop_if_rebuilt_since(relation) -%}
-        {%- set rows = run_query(
-            'select snapshot_date, max(recorded_in) as recorded_in from ' ~ relation ~ ' where snapshot_date = (select max(snapshot_date) from '
-            ~ relation ~ ' where snapshot_date < (select min(snapshot_date) from (' ~ missing_snapshots()
-            ~ ') as missing)) group by snapshot_date'
-        ).rows -%}
+        {%- set last_before -%}
+            select
+                snapshot_date,
+                max(recorded_in) as recorded_in
+            from {{ relation }}
+            where
+                snapshot_date = (
+                    select max(snapshot_date)
+                    from {{ relation }}
+                    where snapshot_date < (select min(snapshot_date) from ({{ missing_snapshots() }}) as missing)
+                )
+            group by snapshot_date
+        {%- endset -%}
+        {%- set rows = run_query(last_before).rows -%}
         {%- if rows -%}
             {{ return({'snapshot_date': rows[0][0], 'recorded_in': rows[0][1]}) }}
         {%- endif -%}

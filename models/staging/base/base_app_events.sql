@@ -1,4 +1,4 @@
-{{ config(unique_key=['event_id'], post_hook="{{ note_files_read('raw_app_events') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_app_events') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_app_events') | join(', ') }}

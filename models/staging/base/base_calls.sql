@@ -1,4 +1,4 @@
-{{ config(unique_key=['call_id'], post_hook="{{ note_files_read('raw_calls') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_calls') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_calls') | join(', ') }}

@@ -1,4 +1,4 @@
-{{ config(unique_key=['customer_id'], post_hook="{{ note_files_read('raw_customers') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_customers') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_customers') | join(', ') }}

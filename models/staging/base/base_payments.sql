@@ -1,4 +1,4 @@
-{{ config(unique_key=['payment_id'], post_hook="{{ note_files_read('raw_payments') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_payments') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_payments') | join(', ') }}

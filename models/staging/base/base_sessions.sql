@@ -1,4 +1,4 @@
-{{ config(unique_key=['session_id'], post_hook="{{ note_files_read('raw_sessions') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_sessions') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_sessions') | join(', ') }}

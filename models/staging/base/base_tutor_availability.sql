@@ -1,7 +1,4 @@
-{{ config(
-    unique_key=['tutor_id', 'subject', 'week_start'],
-    post_hook="{{ note_files_read('raw_tutor_availability') }}"
-) }}
+{{ config(post_hook="{{ note_files_read('raw_tutor_availability') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_tutor_availability') | join(', ') }}

@@ -1,4 +1,4 @@
-{{ config(unique_key=['tutor_id'], post_hook="{{ note_files_read('raw_tutors') }}") }}
+{{ config(post_hook="{{ note_files_read('raw_tutors') }}") }}
 with source as (
     select
         {{ raw_column_names('raw_tutors') | join(', ') }}
