@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(directory)
         for kind in (WAREHOUSE, INDEPENDENT):
             prepare(folder / kind, kind, options.rows)
-        os.sync()  # what is still on its way to the disk would be in the way of tables written while measuring
+        os.sync()  # else these files would still be on their way to the disk while others are measured
         measured = {
             (kind, way, rows): measure_apart("benchmarks.scoring_ways", [way, str(folder / kind), str(rows)])
             for kind, way, rows in track(due, description="measuring")
