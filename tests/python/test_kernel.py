@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -353,6 +358,31 @@ def test_nulls_are_found_where_they_are_required() -> None:
             expected = {row for row in missing if row >= begin}
             assert (incomplete is not None) == bool(expected)
             assert incomplete is None or set(np.flatnonzero(incomplete) + begin) == expected
+
+
+WITHOUT_AVX512 = """
+import scoring.compiled
+import test_kernel
+
+assert not scoring.compiled._HAS_PERMUTATION
+test_kernel.test_any_booster_has_the_bits_of_lightgbm(0)
+test_kernel.test_trees_of_many_sizes_in_turn()
+test_kernel.test_contributions_are_those_of_pred_contrib(0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is of x86 processors")
+def test_a_processor_without_avx512_scores_alike(tmp_path: Path) -> None:
+    """Leaf values are added in another way there, which other machines never run."""
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "x86-64-v3",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_AVX512], cwd=Path(__file__).parent, env=environment, check=True
+    )
 
 
 def test_threads_share_a_kernel() -> None:
