@@ -258,6 +258,7 @@ def test_day_by_day_rejected_rows(nasty: Built, day_by_day: Warehouse) -> None:
 
 
 ARRIVES_LATE = AS_OF - 2 * DAY
+NIGHT_BEFORE = ARRIVES_LATE - 22 * DAY
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,8 +272,8 @@ class Delayed:
 
 @pytest.fixture(scope="session")
 def delayed(made_once: MadeOnce) -> Delayed:
-    """Random worlds, night by night; a tenth of what landed before ARRIVES_LATE, and some customers as a
-    whole, comes in files of that night only.
+    """Random worlds in a few nights; a tenth of what landed before ARRIVES_LATE, and some customers as a
+    whole, comes in files of that night only. It makes up for the Mondays of some weeks without a night.
     """
     raw = (random_worlds(8, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
     random = np.random.default_rng(3)
@@ -286,7 +287,8 @@ def delayed(made_once: MadeOnce) -> Delayed:
         and (random.random() < 0.1 or (table == "raw_customers" and row["customer_id"] in late_customers))
     }
     punctual = raw.where(lambda row: id(row) not in late)
-    nights = [ARRIVES_LATE - 35 * DAY, *(ARRIVES_LATE + days * DAY for days in (-2, -1, 0, 1, 2))]
+    nights = [NIGHT_BEFORE + days * DAY for days in (-14, -13, 0)]
+    nights += [ARRIVES_LATE + days * DAY for days in (0, 1, 2)]
 
     def make(work: Path) -> None:
         directory, before = work / "raw", None
@@ -302,11 +304,14 @@ def delayed(made_once: MadeOnce) -> Delayed:
 
 
 def test_late_files_change_no_snapshot_before_and_all_after(delayed: Delayed) -> None:
-    """Snapshots taken before the files came are those of a world without them; later ones know them all."""
+    """Snapshots taken before the files came are those of a world without them. Those taken later know them
+    all, whatever day they are of.
+    """
     grown = delayed.warehouse.keyed(FEATURE_TABLE)
     moments = sorted({at for _, at in grown})
-    before = [at for at in moments if at < ARRIVES_LATE]
-    after = [at for at in moments if at >= ARRIVES_LATE]
+    before = [at for at in moments if at <= NIGHT_BEFORE]
+    after = [at for at in moments if at > NIGHT_BEFORE]
+    assert after[0] < ARRIVES_LATE
     expected = expected_features(delayed.without, delayed.without.customers, before)
     expected |= expected_features(delayed.world, delayed.world.customers, after)
     lines = differences(grown, expected)
