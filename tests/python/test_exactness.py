@@ -275,7 +275,7 @@ def delayed(made_once: MadeOnce) -> Delayed:
     """Random worlds in a few nights; a tenth of what landed before ARRIVES_LATE, and some customers as a
     whole, comes in files of that night only. It makes up for the Mondays of some weeks without a night.
     """
-    raw = (random_worlds(8, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
+    raw = (random_worlds(60, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
     random = np.random.default_rng(3)
     names = sorted({row["customer_id"] for row in raw.tables["raw_customers"] if row["customer_id"]})
     late_customers = {name for name in names if random.random() < 0.1}
