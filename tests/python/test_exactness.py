@@ -259,6 +259,7 @@ def test_day_by_day_rejected_rows(nasty: Built, day_by_day: Warehouse) -> None:
 
 ARRIVES_LATE = AS_OF - 2 * DAY
 NIGHT_BEFORE = ARRIVES_LATE - 22 * DAY
+BEHIND = 9 * DAY
 
 
 @dataclass(frozen=True, repr=False)
@@ -273,7 +274,9 @@ class Delayed:
 @pytest.fixture(scope="session")
 def delayed(made_once: MadeOnce) -> Delayed:
     """Random worlds in a few nights; a tenth of what landed before ARRIVES_LATE, and some customers as a
-    whole, comes in files of that night only. It makes up for the Mondays of some weeks without a night.
+    whole, comes in files of that night only. It makes up for the Mondays of some weeks without a night. All
+    snapshots are taken BEHIND the data, as they are while one feed is quiet: much of what a night reads takes
+    effect only after them.
     """
     raw = (random_worlds(60, seed=900, prefix="late") + hard_cases()[0]).arrived_by(AS_OF)
     random = np.random.default_rng(3)
@@ -296,7 +299,7 @@ def delayed(made_once: MadeOnce) -> Delayed:
             punctual.landed_between(before, night).write(directory, seed=number, name=f"night-{number}")
             if night == ARRIVES_LATE:
                 raw.where(lambda row: id(row) in late).write(directory, name="late")
-            dbt_build(directory, work, options=MODELS_ONLY, as_of=night, **LENIENT)
+            dbt_build(directory, work, options=MODELS_ONLY, as_of=night - BEHIND, **LENIENT)
             before = night
 
     work = made_once("delayed", make)
@@ -309,9 +312,9 @@ def test_late_files_change_no_snapshot_before_and_all_after(delayed: Delayed) ->
     """
     grown = delayed.warehouse.keyed(FEATURE_TABLE)
     moments = sorted({at for _, at in grown})
-    before = [at for at in moments if at <= NIGHT_BEFORE]
-    after = [at for at in moments if at > NIGHT_BEFORE]
-    assert after[0] < ARRIVES_LATE
+    before = [at for at in moments if at <= NIGHT_BEFORE - BEHIND]
+    after = [at for at in moments if at > NIGHT_BEFORE - BEHIND]
+    assert after[0] < ARRIVES_LATE - BEHIND
     expected = expected_features(delayed.without, delayed.without.customers, before)
     expected |= expected_features(delayed.world, delayed.world.customers, after)
     lines = differences(grown, expected)
