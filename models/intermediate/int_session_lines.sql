@@ -173,12 +173,8 @@ compared as (
 touched_versions as (
     select
         *,
-        max(was_said_before) over of_session as has_a_place,
-        count(*) over of_session as versions
+        max(was_said_before) over (partition by session_id) as has_a_place
     from compared
-    window of_session as (
-        partition by session_id
-    )
 ),
 
 last_lines as (
@@ -227,8 +223,7 @@ new_sessions as (
         last_places.line,
         last_places.line_from,
         coalesce(
-            new.versions = 1
-            and new.visible_until = {{ far_off() }}
+            new.visible_until = {{ far_off() }}
             and new.visible_from >= last_places.line_from
             and new.visible_from >= last_places.all_visible_from
             and new.visible_from >= coalesce(

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT, Warehouse, dbt_build
-from raw_data import AS_OF, DAY, FIRST_SNAPSHOT, D, Mutation, RawData, hard_cases, random_worlds
+from raw_data import AS_OF, DAY, FIRST_SNAPSHOT, HOUR, D, Mutation, RawData, hard_cases, random_worlds
 from reference import FEATURES, LABELS, World, default_as_of, health_index_of_features, read_raw, snapshots
 from reference.comparison import (
     Key,
@@ -262,6 +263,44 @@ NIGHT_BEFORE = ARRIVES_LATE - 22 * DAY
 BEHIND = 9 * DAY
 
 
+def late_into_lines() -> tuple[RawData, list[dict[str, Any]]]:
+    """Customers whose last session belongs elsewhere than at the end of what is known of them, and those of
+    their rows that are to arrive late.
+    """
+    raw = RawData()
+
+    def on(day: int, hour: int) -> datetime:
+        return NIGHT_BEFORE + day * DAY + hour * HOUR
+
+    # Snapshots before the correction see all three sessions, those after it the first and the third.
+    raw.customer("vanished")
+    raw.session("vanished_1", "vanished", on(-20, 10))
+    gone = raw.session("vanished_2", "vanished", on(-19, 10))
+    raw.again("raw_sessions", gone, on(0, 2), status="no_show")
+    late = [raw.session("vanished_3", "vanished", on(-15, 10), tutor_id="another")]
+
+    # Known first, taken back before any snapshot saw it, and said again after the second one.
+    raw.customer("said_again")
+    said = raw.session("said_again_1", "said_again", on(-13, 10), tutor_id="another")
+    unsaid = raw.again("raw_sessions", said, on(-12, 5), status="no_show")
+    raw.again("raw_sessions", unsaid, on(0, 2), status="completed")
+    late.append(raw.session("said_again_2", "said_again", on(-11, 10)))
+
+    # The same, but both sessions are new in one night.
+    raw.customer("both_new")
+    raw.session("both_new_0", "both_new", on(-20, 10))
+    said = raw.session("both_new_1", "both_new", on(0, 10), tutor_id="another")
+    unsaid = raw.again("raw_sessions", said, on(1, 5), status="no_show")
+    raw.again("raw_sessions", unsaid, on(12, 2), status="completed")
+    raw.session("both_new_2", "both_new", on(2, 10))
+
+    # Known at the same moment, so the id decides.
+    raw.customer("same_moment")
+    raw.session("same_moment_b", "same_moment", on(-20, 10))
+    late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another"))
+    return raw, late
+
+
 @dataclass(frozen=True, repr=False)
 class Delayed:
     """A warehouse that some rows reached days after the moment that their `loaded_at` gives."""
@@ -289,6 +328,9 @@ def delayed(made_once: MadeOnce) -> Delayed:
         if (row["loaded_at"] or D) < ARRIVES_LATE - 3 * DAY
         and (random.random() < 0.1 or (table == "raw_customers" and row["customer_id"] in late_customers))
     }
+    sessions, late_sessions = late_into_lines()
+    raw += sessions
+    late |= {id(row) for row in late_sessions}
     punctual = raw.where(lambda row: id(row) not in late)
     nights = [NIGHT_BEFORE + days * DAY for days in (-14, -13, 0)]
     nights += [ARRIVES_LATE + days * DAY for days in (0, 1, 2)]
