@@ -75,9 +75,8 @@ unchanged as (
     select known.*
     from known
     where
-        -- Without sessions or subject the next session decides, and that is another one each day.
+        -- Without sessions the next one decides, and that is another one each day.
         tutor_consistency_score > 0
-        and primary_subject >= 0
         and customer_id not in (select changed_customers.customer_id from changed_customers)
         and (
             tutor_switches = 0
@@ -381,9 +380,7 @@ without_primaries as (
         customer_id,
         snapshot_date
     from chosen
-    where
-        consistency is null
-        or subject is null
+    where consistency is null
 ),
 
 session_versions as (

@@ -297,7 +297,8 @@ def late_into_lines() -> tuple[RawData, list[dict[str, Any]]]:
     # Known at the same moment, so the id decides.
     raw.customer("same_moment")
     raw.session("same_moment_b", "same_moment", on(-20, 10))
-    late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another"))
+    rated = {"rating": 2, "rated_at": on(-20, 9)}
+    late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another", **rated))
     return raw, late
 
 
