@@ -263,9 +263,9 @@ NIGHT_BEFORE = ARRIVES_LATE - 22 * DAY
 BEHIND = 9 * DAY
 
 
-def late_into_lines() -> tuple[RawData, list[dict[str, Any]]]:
-    """Customers whose last session belongs elsewhere than at the end of what is known of them, and those of
-    their rows that are to arrive late.
+def late_on_purpose() -> tuple[RawData, list[dict[str, Any]]]:
+    """Customers about whom something comes late that changes what was said before, and the rows that are to
+    arrive late. The last session of most belongs elsewhere than at the end of what is known of them.
     """
     raw = RawData()
 
@@ -299,6 +299,12 @@ def late_into_lines() -> tuple[RawData, list[dict[str, Any]]]:
     raw.session("same_moment_b", "same_moment", on(-20, 10))
     rated = {"rating": 2, "rated_at": on(-20, 9)}
     late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another", **rated))
+
+    # The first version is broken; until another one comes, the call seems to lie before the signup.
+    raw.customer("signed_up_before", on(-50, 10), subscription_tier="gold")
+    late.append(raw.customer("signed_up_before", on(-50, 10), updated_at=on(-49, 10)))
+    raw.customer("signed_up_before", on(-31, 10))
+    raw.call("signed_up_before_1", "signed_up_before", on(-45, 10))
     return raw, late
 
 
@@ -329,9 +335,9 @@ def delayed(made_once: MadeOnce) -> Delayed:
         if (row["loaded_at"] or D) < ARRIVES_LATE - 3 * DAY
         and (random.random() < 0.1 or (table == "raw_customers" and row["customer_id"] in late_customers))
     }
-    sessions, late_sessions = late_into_lines()
-    raw += sessions
-    late |= {id(row) for row in late_sessions}
+    awkward, late_rows = late_on_purpose()
+    raw += awkward
+    late |= {id(row) for row in late_rows}
     punctual = raw.where(lambda row: id(row) not in late)
     nights = [NIGHT_BEFORE + days * DAY for days in (-14, -13, 0)]
     nights += [ARRIVES_LATE + days * DAY for days in (0, 1, 2)]
