@@ -300,6 +300,11 @@ def late_on_purpose() -> tuple[RawData, list[dict[str, Any]]]:
     rated = {"rating": 2, "rated_at": on(-20, 9)}
     late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another", **rated))
 
+    # A rating that the snapshots before the night should have seen, of a session that stays what it was.
+    raw.customer("rated_late")
+    first = raw.session("rated_late_1", "rated_late", on(-20, 10))
+    late.append(raw.again("raw_sessions", first, on(-18, 2), rating=5, rated_at=on(-19, 10)))
+
     # The first version is broken; until another one comes, the call seems to lie before the signup.
     raw.customer("signed_up_before", on(-50, 10), subscription_tier="gold")
     late.append(raw.customer("signed_up_before", on(-50, 10), updated_at=on(-49, 10)))
