@@ -259,7 +259,9 @@ def test_day_by_day_rejected_rows(nasty: Built, day_by_day: Warehouse) -> None:
 
 
 ARRIVES_LATE = AS_OF - 2 * DAY
+#: the last night that was before it
 NIGHT_BEFORE = ARRIVES_LATE - 22 * DAY
+#: so long before the end of the data the snapshots are taken
 BEHIND = 9 * DAY
 
 
@@ -300,7 +302,7 @@ def late_on_purpose() -> tuple[RawData, list[dict[str, Any]]]:
     rated = {"rating": 2, "rated_at": on(-20, 9)}
     late.append(raw.session("same_moment_a", "same_moment", on(-20, 9), tutor_id="another", **rated))
 
-    # A rating that the snapshots before the night should have seen, of a session that stays what it was.
+    # A rating from before the last snapshot, of a session that stays what it was.
     raw.customer("rated_late")
     first = raw.session("rated_late_1", "rated_late", on(-20, 10))
     late.append(raw.again("raw_sessions", first, on(-18, 2), rating=5, rated_at=on(-19, 10)))
