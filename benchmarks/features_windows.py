@@ -32,9 +32,10 @@ SUMMED = (
     "failed_payments",
     "net_amount",
 )
-# … and those from which the active days are found.
-_QUANTITIES = (*SUMMED, "active_facts")
-COLUMNS = tuple(f"{name}_{days}d" for name in (*SUMMED, "active_days") for days in WINDOWS)
+# What facts carry of these columns, and what is added up of tiles: active facts make a day active.
+_CARRIED = (*SUMMED, "active_facts")
+_ADDED_UP = (*SUMMED, "active_days")
+COLUMNS = tuple(f"{name}_{days}d" for name in _ADDED_UP for days in WINDOWS)
 WAREHOUSE = "warehouse.duckdb"
 # The models that make windows, in their order; lifetime sums come with them, the other ways are spared these.
 _MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customer_sums")
@@ -43,7 +44,7 @@ _MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customer_sums
 def prepare(folder: Path) -> float:
     """Write facts.parquet and spine.parquet from the warehouse in the folder; the seconds that facts took."""
     columns = ", ".join(f"{name}::double as {name}" if name == "net_amount" else name for name in SUMMED)
-    something = " or ".join(f"{name} <> 0" for name in _QUANTITIES)
+    something = " or ".join(f"{name} <> 0" for name in _CARRIED)
     with _warehouse(folder, "prepared") as connection:
         begin = time.perf_counter()
         connection.execute(
@@ -113,20 +114,19 @@ def tiles(folder: Path) -> Callable[[], None]:
     windows are sums of disjoint stretches of days, and whole numbers are added up as doubles, which DuckDB
     keeps in half the memory.
     """
-    added_up = (*SUMMED, "active_days")
-    changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in _QUANTITIES)
+    changed = ", ".join(f"sum(sign * {name}::double) as {name}" for name in _CARRIED)
     stretches = {
         f"days_{after + 1}_to_{until}": (after, until)
         for after, until in zip((0, *WINDOWS), WINDOWS, strict=False)
     }
-    sums = ", ".join(f"sum({name}::double) as {name}" for name in added_up)
+    sums = ", ".join(f"sum({name}::double) as {name}" for name in _ADDED_UP)
     joins = "".join(f" left join {stretch} using (customer_id, snapshot_date)" for stretch in stretches)
     windows = ", ".join(
         " + ".join(
             f"coalesce({stretch}.{name}, 0)" for stretch, (_, until) in stretches.items() if until <= days
         )
         + f" as {name}_{days}d"
-        for name in added_up
+        for name in _ADDED_UP
         for days in WINDOWS
     )
     return _in_sql(
