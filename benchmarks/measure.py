@@ -20,6 +20,7 @@ import yaml
 
 from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
+from feature_repo.row_groups import set_row_group_size
 
 THREADS = 2
 # A quick run is repeated up to so often, as long as all its runs together stay below so many seconds.
@@ -102,8 +103,9 @@ def peak_bytes() -> int:
 
 
 def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """A database with the settings of profiles.yml, its limit of memory among them."""
+    """A database with the settings of profiles.yml, its limit of memory among them, and our row groups."""
     connection = duckdb.connect(str(database), config={"threads": THREADS})
+    set_row_group_size(connection)
     for name, value in warehouse_settings().items():
         connection.execute(f"set {name} = '{value}'")
     return connection

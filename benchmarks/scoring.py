@@ -32,7 +32,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
 
-from benchmarks.measure import THREADS, Measurement, markdown_table, measure_apart, write_section
+from benchmarks.measure import (
+    THREADS,
+    Measurement,
+    connect,
+    markdown_table,
+    measure_apart,
+    write_section,
+)
 from benchmarks.scoring_ways import FEATURES, WAYS
 from feature_repo.catalog import FeatureCatalog, load_catalog
 from feature_repo.paths import repository_root, warehouse_path
@@ -146,7 +153,7 @@ def prepare(folder: Path, kind: str, sizes: Sequence[int]) -> None:
     set_champion(folder / "models", "v1")
     for rows in sizes:
         log.info("writing %s %s rows", f"{rows:,}", kind)
-        with duckdb.connect(str(folder / f"rows_{rows}.duckdb")) as target:
+        with connect(folder / f"rows_{rows}.duckdb") as target:
             target.execute("create schema features")
             typed = [f"{each.name}::{each.data_type} as {each.name}" for each in catalog.features]
             if kind == WAREHOUSE:

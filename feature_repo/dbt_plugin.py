@@ -1,4 +1,4 @@
-"""The dbt-duckdb plugin for the exports (profiles.yml): their folders, and how a file gets into place.
+"""The dbt-duckdb plugin for the warehouse's file and its exports (profiles.yml).
 
 SQL can neither make a directory nor rename a file, and `COPY` (macros/export.sql) needs both: DuckDB's own
 temporary file is a `tmp_….parquet` beside the others, so whoever reads the folder meanwhile, or after a kill,
@@ -13,17 +13,19 @@ from duckdb import DuckDBPyConnection
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import PARTIAL, feature_export_dir
 from feature_repo.predictions import PREDICTIONS_RELATION
+from feature_repo.row_groups import set_row_group_size
 
 
 class Plugin(BasePlugin):
-    """Prepares what macros/export.sql needs."""
+    """Gives the warehouse its row groups, and prepares what macros/export.sql needs."""
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
-        """Create a directory for each exported relation below FEATURE_EXPORT_DIR, remove what a killed run
-        left half written there, and add the SQL function `put_in_place(partial)`.
+        """Set the size of row groups, create a directory for each exported relation below FEATURE_EXPORT_DIR,
+        remove what a killed run left half written there, and add the SQL function `put_in_place(partial)`.
 
         Nobody else writes there now: DuckDB lets one process at a time open the warehouse to write.
         """
+        set_row_group_size(conn)
         for relation in (*(family.relation for family in load_catalog().families), PREDICTIONS_RELATION):
             folder = feature_export_dir() / relation
             folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import redis
 
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import PARTIAL, feature_export_dir, stream_dir, training_export_dir, warehouse_path
+from feature_repo.row_groups import set_row_group_size
 from feature_repo.store import StoreError, forget_online, open_store
 from streaming.forget import forget_in_stream, no_stream
 from streaming.locks import FolderInUseError
@@ -49,6 +50,7 @@ def forget(customer: str) -> dict[str, int]:
     try:
         # A stream has the customer in memory, and would serve what it has.
         with no_stream(stream_dir()), duckdb.connect(str(path)) as connection:
+            set_row_group_size(connection)
             removed, known = _from_warehouse(connection, customer, key)
             further = {
                 f"export {folder.name}": _from_exports(connection, folder, customer, key)

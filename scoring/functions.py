@@ -31,6 +31,7 @@ import pyarrow as pa
 from feature_repo.catalog import load_catalog
 from feature_repo.paths import models_dir as default_models_dir
 from feature_repo.paths import warehouse_path
+from feature_repo.row_groups import set_row_group_size
 from scoring.predict import EXPLANATION_TYPE, PREDICTION_TYPE, explain_rows, predict_rows
 from scoring.release import (
     OPTIONAL_MODELS,
@@ -80,6 +81,8 @@ def connect(
     if not path.exists():
         raise FileNotFoundError(f"There is no warehouse at {path}: build it with 'dbt build'.")
     connection = duckdb.connect(str(path), read_only=read_only)
+    if not read_only:
+        set_row_group_size(connection)
     register(connection, models_dir)
     return connection
 
