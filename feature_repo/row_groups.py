@@ -1,8 +1,8 @@
-"""The size of the warehouse's row groups, which each are the work of one thread of DuckDB.
+"""The size of the warehouse's row groups. DuckDB gives each of its threads whole row groups.
 
-DuckDB's own, 122,880 rows, leaves most tables of a night to one thread, as they have a row a customer. Only
-`attach` takes another size; and a connection that has DuckDB's own joins smaller row groups when it writes.
-So whoever writes to the warehouse calls `set_row_group_size` first.
+Its own size is 122,880 rows, which leaves most tables of a night, of a row a customer, to one thread. Only
+`attach` takes another; and a connection with DuckDB's own joins smaller row groups when it writes. So whoever
+writes to the warehouse calls `set_row_group_size` first.
 """
 
 from duckdb import DuckDBPyConnection
