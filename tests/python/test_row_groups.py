@@ -44,12 +44,12 @@ def test_tables_are_written_in_row_groups_of_our_size(path: Path) -> None:
 
 def test_a_connection_and_its_cursors_see_the_same_database_as_before(path: Path) -> None:
     with duckdb.connect(str(path)) as connection:
-        before = connection.execute("select current_database(), current_setting('temp_directory')").fetchall()
+        place = "select current_database(), current_setting('temp_directory')"
+        before = connection.execute(place).fetchall()
         for _ in range(2):  # the second time there is nothing to do
             set_row_group_size(connection)
             for each in (connection, connection.cursor(), duckdb.connect(str(path))):
-                found = each.execute("select current_database(), current_setting('temp_directory')").fetchall()
-                assert found == before
+                assert each.execute(place).fetchall() == before
                 assert each.execute("select count(*) from seen").fetchall() == [(ROWS,)]
         databases = connection.execute("select database_name from duckdb_databases() where not internal")
         assert databases.fetchall() == [(NAME,)]
