@@ -1,6 +1,6 @@
 """A second core for a call that would otherwise use one.
 
-DuckDB gives each of its threads whole row groups, and a session that only reads has a thread for every 122,880
+DuckDB gives each of its threads whole row groups, and a session that only reads has a thread each 122,880
 rows: a small table, or in such a session a night's customers, is scored by one thread. Its calls then share
 their rows with a second core. Where several threads call, they are busy between their calls too, and a share
 would only take time from one of them.
