@@ -32,14 +32,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
 
-from benchmarks.measure import (
-    THREADS,
-    Measurement,
-    connect,
-    markdown_table,
-    measure_apart,
-    write_section,
-)
+from benchmarks.measure import THREADS, Measurement, connect, markdown_table, measure_apart, write_section
 from benchmarks.scoring_ways import FEATURES, WAYS
 from feature_repo.catalog import FeatureCatalog, load_catalog
 from feature_repo.paths import repository_root, warehouse_path
