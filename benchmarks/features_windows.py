@@ -52,6 +52,7 @@ def prepare(folder: Path) -> float:
             copy (
                 select customer_id, event_at, visible_from, visible_until, active_facts, {columns}
                 from warehouse.intermediate.int_customer_facts
+                inner join warehouse.staging.base_customer_arrivals using (customer_key)
                 where replaced_in is null and ({something})
             ) to '{folder}/facts.parquet'
             """

@@ -34,14 +34,13 @@
     select {{ key_number(table_name) }} from source
     {%- if of_customer %}
     union all
-    {# Rows of a customer who is new are among the rejected ones, which spares the look at all others. -#}
+    {# Rows of a customer who is new are among those that wait for one, which spares the look at all others. -#}
     select key_number
     from {{ this }}
     where
         replaced_in is null
-        and rejection_reason = 'unknown_customer'
-        and customer_id in (
-            select arrived_customer_id from arrivals
+        and awaited_customer_key in (
+            select {{ customer_key('arrived_customer_id') }} from arrivals
             where arrived_in > {{ last_run }}
         )
     union all
@@ -203,6 +202,10 @@ final as (
         {%- endfor %}
         clocked.key_number,
         clocked.rejection_reason,
+        {%- if of_customer %}
+        case when clocked.rejection_reason = 'unknown_customer' then {{ customer_key('clocked.customer_id') }} end
+            as awaited_customer_key,
+        {%- endif %}
         clocked.is_repeat,
         clocked.in_force_from,
         version_ends.in_force_until,

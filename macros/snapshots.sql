@@ -15,6 +15,9 @@
     memory where those of all do not, and DuckDB runs out of it when several in one statement have to go to disk. The SELECT
     stays what it is, and is one statement on other engines; a pass reads its snapshots, written out, where the model reads
     missing_snapshots(). It is for models whose rows hang on no other snapshot that they make.
+
+    What a night appends is inserted as the SELECT gives it: dbt's temporary table, from which it is inserted, is a view then,
+    and nothing is written twice.
 -#}
 {% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql') -%}
     {%- set selects = [compiled_code] -%}
@@ -29,12 +32,21 @@
             {%- do selects.append(compiled_code | replace(missing, snapshots)) -%}
         {%- endfor -%}
     {%- endif -%}
+    {%- if temporary and selects | length == 1 and config.get('incremental_strategy') == 'append' -%}
+        {%- if config.get('contract').enforced -%}
+            {{ get_assert_columns_equivalent(compiled_code) }}
+        {%- endif -%}
+    create temporary view {{ relation.include(database=false, schema=false) }} as (
+        {{ selects[0] }}
+    );
+    {%- else -%}
     {{ dbt.duckdb__create_table_as(temporary, relation, selects[0], language, **kwargs) }}
     {%- for select in selects[1:] %}
     insert into {{ relation.include(database=(not temporary), schema=(not temporary)) }} (
         {{ select }}
     );
     {%- endfor -%}
+    {%- endif -%}
 {%- endmacro %}
 
 {#- The missing snapshots, oldest first, as queries for so many each; none when there are no missing snapshots. -#}

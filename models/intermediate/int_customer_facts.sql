@@ -13,7 +13,7 @@ with
 {% endfor -%}
 outcome_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         resolved_at as event_at,
         {{ visible_from('resolved_at') }} as visible_from,
         in_force_until as visible_until,
@@ -37,7 +37,7 @@ outcome_facts as (
 
 rating_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         rated_at as event_at,
         {{ visible_from('rated_at') }} as visible_from,
         in_force_until as visible_until,
@@ -52,7 +52,7 @@ rating_facts as (
 
 confirmation_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         confirmed_at as event_at,
         {{ visible_from('confirmed_at') }} as visible_from,
         in_force_until as visible_until,
@@ -70,7 +70,7 @@ confirmation_facts as (
 
 call_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         called_at as event_at,
         {{ visible_from('called_at') }} as visible_from,
         in_force_until as visible_until,
@@ -89,7 +89,7 @@ call_facts as (
 
 app_event_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         occurred_at as event_at,
         {{ visible_from('occurred_at') }} as visible_from,
         in_force_until as visible_until,
@@ -107,7 +107,7 @@ app_event_facts as (
 
 payment_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         attempted_at as event_at,
         {{ visible_from('attempted_at') }} as visible_from,
         in_force_until as visible_until,
@@ -128,7 +128,7 @@ payment_facts as (
 
 signup_facts as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         signed_up_at as event_at,
         {{ visible_from('signed_up_at') }} as visible_from,
         in_force_until as visible_until,

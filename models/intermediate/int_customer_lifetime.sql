@@ -14,7 +14,7 @@ new_tiles as (
 -- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
 -- a day it is found anew, from all their tiles.
 corrected_customers as (
-    select distinct customer_id from new_tiles
+    select distinct customer_key from new_tiles
     where {{ takes_facts_back() }}
 ),
 
@@ -29,7 +29,7 @@ tiles as (
         false as is_new
     from {{ ref('int_customer_day_tiles') }} as earlier
     inner join corrected_customers as corrected
-        on earlier.customer_id = corrected.customer_id
+        on earlier.customer_key = corrected.customer_key
     where earlier.changed_on <= cast('{{ before }}' as date)
 ),
 {%- endif %}
@@ -39,7 +39,7 @@ tiles as (
 
 corrected_days as (
     select distinct
-        customer_id,
+        customer_key,
         event_date,
         elapsed_from
     from {{ tiles }}
@@ -59,11 +59,11 @@ first_snapshots as (
 
 arrivals as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         first_snapshots.snapshot_date,
         {%- for kind, quantity in latest_kinds().items() %}
         max(case
-            when tiles.{{ quantity }} > 0 and corrected_days.customer_id is null then tiles.{{ day_of_kind(kind) }}
+            when tiles.{{ quantity }} > 0 and corrected_days.customer_key is null then tiles.{{ day_of_kind(kind) }}
         end) as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
@@ -79,89 +79,88 @@ arrivals as (
         on tiles.changed_on = first_snapshots.changed_on
     left join corrected_days
         on
-            tiles.customer_id = corrected_days.customer_id
+            tiles.customer_key = corrected_days.customer_key
             and tiles.event_date = corrected_days.event_date
             and tiles.elapsed_from = corrected_days.elapsed_from
-    group by tiles.customer_id, first_snapshots.snapshot_date
+    group by tiles.customer_key, first_snapshots.snapshot_date
 ),
 
 {%- if before %}
 
 known as (
     select
-        known.customer_id,
+        known.customer_key,
         (select min(snapshots.snapshot_date) from snapshots) as snapshot_date,
         {%- for kind in latest_kinds() %}
-        case when corrected.customer_id is null then known.latest_{{ kind }}_on end as latest_{{ kind }}_on,
+        case when corrected.customer_key is null then known.latest_{{ kind }}_on end as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
         known.{{ quantity }}_lifetime as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from {{ this }} as known
     left join corrected_customers as corrected
-        on known.customer_id = corrected.customer_id
+        on known.customer_key = corrected.customer_key
     where known.snapshot_date = cast('{{ before }}' as date)
 ),
-{%- endif %}
 
-steps as (
-    {%- if before %}
+-- A night has few snapshots; each adds up what it sees.
+lifetime as (
     select
-        customer_id,
-        snapshot_date,
+        steps.customer_key,
+        snapshots.snapshot_date,
         {%- for kind in latest_kinds() %}
-        max(latest_{{ kind }}_on) as latest_{{ kind }}_on,
+        max(steps.latest_{{ kind }}_on) as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
-        sum({{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
+        sum(steps.{{ quantity }}) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from (
         select * from arrivals
         union all
         select * from known
-    ) as arrivals_and_known
-    group by customer_id, snapshot_date
-    {%- else %}
-    select * from arrivals
-    {%- endif %}
+    ) as steps
+    inner join snapshots
+        on steps.snapshot_date <= snapshots.snapshot_date
+    group by steps.customer_key, snapshots.snapshot_date
 ),
+{%- else %}
 
 -- Every customer has a row in each snapshot since the first; where nothing came, the sums before stand.
 due as (
     select
-        customers.customer_id,
+        customers.customer_key,
         snapshots.snapshot_date
     from (
         select
-            customer_id,
+            customer_key,
             min(snapshot_date) as snapshot_date
-        from steps
-        group by customer_id
+        from arrivals
+        group by customer_key
     ) as customers
     inner join snapshots
         on customers.snapshot_date <= snapshots.snapshot_date
 ),
 
-due_steps as (
+due_arrivals as (
     select
-        due.customer_id,
+        due.customer_key,
         due.snapshot_date,
         {%- for kind in latest_kinds() %}
-        steps.latest_{{ kind }}_on,
+        arrivals.latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
-        coalesce(steps.{{ quantity }}, 0) as {{ quantity }}{{ ',' if not loop.last }}
+        coalesce(arrivals.{{ quantity }}, 0) as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
     from due
-    left join steps
+    left join arrivals
         on
-            due.customer_id = steps.customer_id
-            and due.snapshot_date = steps.snapshot_date
+            due.customer_key = arrivals.customer_key
+            and due.snapshot_date = arrivals.snapshot_date
 ),
 
 lifetime as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         {%- for kind in latest_kinds() %}
         max(latest_{{ kind }}_on) over so_far as latest_{{ kind }}_on,
@@ -169,17 +168,18 @@ lifetime as (
         {%- for quantity in lifetime_quantities() %}
         sum({{ quantity }}) over so_far as {{ quantity }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from due_steps
+    from due_arrivals
     window so_far as (
-        partition by customer_id
+        partition by customer_key
         order by snapshot_date
         rows between unbounded preceding and current row
     )
 ),
+{%- endif %}
 
 corrected_changes as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         tiles.event_date,
         tiles.elapsed_from,
         first_snapshots.snapshot_date,
@@ -193,17 +193,17 @@ corrected_changes as (
         exists (
             select 1 from corrected_days
             where
-                tiles.customer_id = corrected_days.customer_id
+                tiles.customer_key = corrected_days.customer_key
                 and tiles.event_date = corrected_days.event_date
                 and tiles.elapsed_from = corrected_days.elapsed_from
         )
-    group by tiles.customer_id, tiles.event_date, tiles.elapsed_from, first_snapshots.snapshot_date
+    group by tiles.customer_key, tiles.event_date, tiles.elapsed_from, first_snapshots.snapshot_date
 ),
 
 -- Days from which facts were taken back, in the snapshots that see some left there
 corrected_latest as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         {%- for kind, quantity in latest_kinds().items() %}
         max(case when {{ quantity }} > 0 then {{ day_of_kind(kind) }} end) as latest_{{ kind }}_on
@@ -211,7 +211,7 @@ corrected_latest as (
         {%- endfor %}
     from (
         select
-            corrected_changes.customer_id,
+            corrected_changes.customer_key,
             corrected_changes.event_date,
             corrected_changes.elapsed_from,
             snapshots.snapshot_date,
@@ -222,17 +222,17 @@ corrected_latest as (
         inner join snapshots
             on corrected_changes.snapshot_date <= snapshots.snapshot_date
         group by
-            corrected_changes.customer_id,
+            corrected_changes.customer_key,
             corrected_changes.event_date,
             corrected_changes.elapsed_from,
             snapshots.snapshot_date
     ) as days
-    group by customer_id, snapshot_date
+    group by customer_key, snapshot_date
 ),
 
 final as (
     select
-        lifetime.customer_id,
+        lifetime.customer_key,
         lifetime.snapshot_date,
         {%- for kind in latest_kinds() %}
         {{ later_of('lifetime.latest_' ~ kind ~ '_on', 'corrected_latest.latest_' ~ kind ~ '_on') }}
@@ -245,7 +245,7 @@ final as (
     from lifetime
     left join corrected_latest
         on
-            lifetime.customer_id = corrected_latest.customer_id
+            lifetime.customer_key = corrected_latest.customer_key
             and lifetime.snapshot_date = corrected_latest.snapshot_date
 )
 

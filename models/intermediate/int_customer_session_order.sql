@@ -3,6 +3,7 @@
 with in_scope as (
     select
         customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         snapshot_date
     from {{ ref('int_customer_sums') }}
     where snapshot_date in ({{ missing_snapshots() }})
@@ -19,7 +20,7 @@ snapshots as (
 -- A night finds the order anew where something about it is new since the last snapshot; all others keep what they had.
 known as (
     select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         primary_tutor_id,
         primary_subject,
         tutor_consistency_score,
@@ -32,7 +33,7 @@ known as (
 -- Whose first session has a rating that is new since, or that a snapshot sees or no longer sees for the first time
 -- since
 newly_rated_customers as (
-    select customer_id
+    select customer_key
     from {{ ref('int_session_lines') }}
     where
         position = 1
@@ -48,21 +49,21 @@ newly_rated_customers as (
 -- Whose line of sessions has a place that is new since, or that a snapshot sees for the first time since; or begins
 -- since
 changed_customers as (
-    select customer_id from {{ ref('int_session_lines') }}
+    select customer_key from {{ ref('int_session_lines') }}
     where recorded_in > {{ last_run.recorded_in }}
     union
-    select customer_id from {{ ref('int_session_lines') }}
+    select customer_key from {{ ref('int_session_lines') }}
     where visible_from > {{ before }}
     union
-    select customer_id from {{ ref('int_session_lines') }}
+    select customer_key from {{ ref('int_session_lines') }}
     where line_from > {{ before }}
     union
-    select customer_id from newly_rated_customers
+    select customer_key from newly_rated_customers
 ),
 
 -- The days that the window of switches has left behind since
 days_left_behind as (
-    select lines.customer_id
+    select lines.customer_key
     from {{ ref('int_session_lines') }} as lines
     cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
     where
@@ -77,39 +78,31 @@ unchanged as (
     where
         -- Without sessions the next one decides, and that is another one each day.
         tutor_consistency_score > 0
-        and customer_id not in (select changed_customers.customer_id from changed_customers)
+        and customer_key not in (select changed_customers.customer_key from changed_customers)
         and (
             tutor_switches = 0
-            or customer_id not in (select days_left_behind.customer_id from days_left_behind)
+            or customer_key not in (select days_left_behind.customer_key from days_left_behind)
         )
 ),
 
 spine as (
     select
         customer_id,
+        customer_key,
         snapshot_date
     from in_scope
-    where customer_id not in (select unchanged.customer_id from unchanged)
+    where customer_key not in (select unchanged.customer_key from unchanged)
 ),
 {%- else %}
 
 spine as (
     select
         customer_id,
+        customer_key,
         snapshot_date
     from in_scope
 ),
 {%- endif %}
-
-rating_changes as (
-    select
-        session_id,
-        tutor_id,
-        changed_on,
-        rating_stars,
-        ratings
-    from {{ ref('int_rating_changes') }}
-),
 
 subjects as (
     select
@@ -126,23 +119,22 @@ case when chosen.consistency is not null then chosen.tutor_id else next_sessions
 -- The line by which a snapshot sees a customer's sessions
 spine_lines as (
     select
-        spine.customer_id,
+        spine.customer_key,
         spine.snapshot_date,
         max(lines.line) as line
     from spine
     inner join {{ ref('int_session_lines') }} as lines
         on
-            spine.customer_id = lines.customer_id
+            spine.customer_key = lines.customer_key
             and spine.snapshot_date >= lines.line_from
     where lines.position <= 1
-    group by spine.customer_id, spine.snapshot_date
+    group by spine.customer_key, spine.snapshot_date
 ),
 
 -- Line and position make one number, a session's place, and line and run another.
 ordered as (
     select
         line,
-        session_id,
         tutor_id,
         subject,
         resolved_at,
@@ -168,7 +160,7 @@ first_snapshots as (
     from (
         select distinct visible_from from ordered
         union
-        select distinct changed_on from rating_changes
+        select distinct changed_on from {{ ref('int_rating_changes') }}
     ) as days
     inner join snapshots
         on days.visible_from <= snapshots.snapshot_date
@@ -178,14 +170,14 @@ first_snapshots as (
 -- How many sessions of its line each snapshot sees
 counted as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         line,
         session_count,
         {{ session_place('line', 'session_count') }} as last_place
     from (
         select
-            customer_id,
+            customer_key,
             snapshot_date,
             line,
             max(position) over (
@@ -196,7 +188,7 @@ counted as (
             is_snapshot
         from (
             select
-                cast(null as {{ dbt.type_string() }}) as customer_id,
+                null as customer_key,
                 first_snapshots.snapshot_date,
                 ordered.line,
                 0 as is_snapshot,
@@ -207,7 +199,7 @@ counted as (
             group by first_snapshots.snapshot_date, ordered.line
             union all
             select
-                customer_id,
+                customer_key,
                 snapshot_date,
                 line,
                 1 as is_snapshot,
@@ -232,7 +224,7 @@ window_days as (
 
 tutor_switches as (
     select
-        counted.customer_id,
+        counted.customer_key,
         counted.snapshot_date,
         count(*) as switches
     from ordered
@@ -245,7 +237,7 @@ tutor_switches as (
     where
         ordered.is_switch
         and ordered.place <= counted.last_place
-    group by counted.customer_id, counted.snapshot_date
+    group by counted.customer_key, counted.snapshot_date
 ),
 
 -- The primary tutor: the most frequent one of the last 20 sessions, tie to the one seen last
@@ -336,31 +328,44 @@ primaries as (
         on seen_sessions.primary_subject_place = of_subject.place
 ),
 
+first_places as (
+    select
+        line,
+        session_id
+    from {{ ref('int_session_lines') }}
+    where
+        position = 1
+        {%- if last_run %}
+        and line in (select spine_lines.line from spine_lines)
+        {%- endif %}
+),
+
 -- At most one rating of a session is seen at a time, so what changed so far adds up to it.
 first_sessions as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         case when rating_stars >= {{ var('success_rating') }} then 1 else 0 end as was_success
     from (
         select
-            counted.customer_id,
+            counted.customer_key,
             counted.snapshot_date,
             sum(rating_changes.rating_stars) as rating_stars
         from counted
-        inner join ordered
-            on {{ session_place('counted.line', '1') }} = ordered.place
-        inner join rating_changes
+        inner join first_places
+            on counted.line = first_places.line
+        inner join {{ ref('int_rating_changes') }} as rating_changes
             on
-                ordered.session_id = rating_changes.session_id
+                first_places.session_id = rating_changes.session_id
                 and counted.snapshot_date >= rating_changes.changed_on
-        group by counted.customer_id, counted.snapshot_date
+        group by counted.customer_key, counted.snapshot_date
     ) as ratings
 ),
 
 chosen as (
     select
         spine.customer_id,
+        spine.customer_key,
         spine.snapshot_date,
         primaries.consistency,
         primaries.tutor_id,
@@ -368,7 +373,7 @@ chosen as (
     from spine
     left join counted
         on
-            spine.customer_id = counted.customer_id
+            spine.customer_key = counted.customer_key
             and spine.snapshot_date = counted.snapshot_date
     left join primaries
         on counted.last_place = primaries.last_place
@@ -441,7 +446,7 @@ rating_steps as (
         first_snapshots.snapshot_date,
         sum(rating_changes.rating_stars) as rating_stars,
         sum(rating_changes.ratings) as ratings
-    from rating_changes
+    from {{ ref('int_rating_changes') }} as rating_changes
     inner join first_snapshots
         on rating_changes.changed_on = first_snapshots.visible_from
     group by rating_changes.tutor_id, first_snapshots.snapshot_date
@@ -494,11 +499,11 @@ found as (
             and chosen.snapshot_date = next_sessions.snapshot_date
     left join tutor_switches
         on
-            chosen.customer_id = tutor_switches.customer_id
+            chosen.customer_key = tutor_switches.customer_key
             and chosen.snapshot_date = tutor_switches.snapshot_date
     left join first_sessions
         on
-            chosen.customer_id = first_sessions.customer_id
+            chosen.customer_key = first_sessions.customer_key
             and chosen.snapshot_date = first_sessions.snapshot_date
     left join subjects
         on coalesce(chosen.subject, next_sessions.subject) = subjects.subject
@@ -514,7 +519,7 @@ found as (
         unchanged.first_session_was_success
     from in_scope
     inner join unchanged
-        on in_scope.customer_id = unchanged.customer_id
+        on in_scope.customer_key = unchanged.customer_key
     {%- endif %}
 ),
 

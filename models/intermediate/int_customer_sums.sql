@@ -16,6 +16,7 @@ lifetime as (
 customers as (
     select
         customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         signed_up_at,
         {{ visible_from('signed_up_at') }} as visible_from,
         in_force_until as visible_until
@@ -27,6 +28,7 @@ customers as (
 signed_up as (
     select
         customers.customer_id,
+        customers.customer_key,
         snapshots.snapshot_date,
         customers.signed_up_at
     from customers
@@ -54,7 +56,7 @@ window_days as (
 {%- for days in window_days() %}
 stretch_to_{{ days }}d as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         window_days.snapshot_date,
         {%- for quantity in windowed_quantities(window_days()[-1]) %}
         cast({{ sum_of(quantity, 'tiles') }} as {{ sum_type(quantity) }}) as {{ quantity }}{{ ',' if not loop.last }}
@@ -66,7 +68,7 @@ stretch_to_{{ days }}d as (
         tiles.changed_on <= window_days.snapshot_date
         and window_days.days_back > {{ loop.previtem or 0 }}
         and window_days.days_back <= {{ days }}
-    group by tiles.customer_id, window_days.snapshot_date
+    group by tiles.customer_key, window_days.snapshot_date
 ),
 
 {% endfor %}
@@ -96,12 +98,12 @@ final as (
     from signed_up
     inner join lifetime
         on
-            signed_up.customer_id = lifetime.customer_id
+            signed_up.customer_key = lifetime.customer_key
             and signed_up.snapshot_date = lifetime.snapshot_date
     {%- for days in window_days() %}
     left join stretch_to_{{ days }}d
         on
-            signed_up.customer_id = stretch_to_{{ days }}d.customer_id
+            signed_up.customer_key = stretch_to_{{ days }}d.customer_key
             and signed_up.snapshot_date = stretch_to_{{ days }}d.snapshot_date
     {%- endfor %}
 )

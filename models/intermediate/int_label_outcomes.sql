@@ -5,6 +5,7 @@
 with due as (
     select
         customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         snapshot_date,
         is_late,
         recorded_in
@@ -12,14 +13,17 @@ with due as (
 ),
 
 late_customers as (
-    select distinct customer_id from due
+    select distinct
+        customer_id,
+        customer_key
+    from due
     where is_late
 ),
 
 -- By now all versions are in: what a tile gave and took back cancels out, and the latest version remains.
 tiles as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         tiles.event_date,
         tiles.completed_sessions,
         tiles.rating_stars,
@@ -30,7 +34,7 @@ tiles as (
         late_customers.customer_id is not null as is_late
     from {{ ref('int_customer_day_tiles') }} as tiles
     left join late_customers
-        on tiles.customer_id = late_customers.customer_id
+        on tiles.customer_key = late_customers.customer_key
     where
         {{ counts_in_labels('tiles') }}
         {%- if first_due %}
@@ -77,7 +81,7 @@ window_days as (
 
 sums as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         window_days.snapshot_date,
         sum(case when window_days.days_ahead < 28 then tiles.completed_sessions else 0 end) as completed_sessions_28d,
         sum(tiles.completed_sessions) as completed_sessions_30d,
@@ -92,7 +96,7 @@ sums as (
         on
             tiles.event_date = window_days.event_date
             and tiles.is_late = window_days.is_late
-    group by tiles.customer_id, window_days.snapshot_date
+    group by tiles.customer_key, window_days.snapshot_date
 ),
 
 -- Sums over everything before D + 30 days, for averages without an observation in the window: each day counts from the
@@ -117,7 +121,7 @@ first_snapshots as (
 
 arrivals as (
     select
-        tiles.customer_id,
+        tiles.customer_key,
         first_snapshots.snapshot_date,
         sum(tiles.completed_sessions) as completed_sessions,
         sum(tiles.rating_stars) as rating_stars,
@@ -129,11 +133,11 @@ arrivals as (
         on
             tiles.event_date = first_snapshots.event_date
             and tiles.is_late = first_snapshots.is_late
-    group by tiles.customer_id, first_snapshots.snapshot_date
+    group by tiles.customer_key, first_snapshots.snapshot_date
     {%- if first_due %}
     union all
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         completed_sessions_lifetime as completed_sessions,
         rating_stars_lifetime as rating_stars,
@@ -147,7 +151,7 @@ arrivals as (
 
 steps as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         completed_sessions,
         rating_stars,
@@ -157,7 +161,7 @@ steps as (
     from arrivals
     union all
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         0 as completed_sessions,
         0 as rating_stars,
@@ -169,7 +173,7 @@ steps as (
 
 lifetime as (
     select
-        customer_id,
+        customer_key,
         snapshot_date,
         sum(sum(completed_sessions)) over so_far as completed_sessions_lifetime,
         sum(sum(rating_stars)) over so_far as rating_stars_lifetime,
@@ -177,9 +181,9 @@ lifetime as (
         sum(sum(succeeded_payments)) over so_far as succeeded_payments_lifetime,
         sum(sum(payments)) over so_far as payments_lifetime
     from steps
-    group by customer_id, snapshot_date
+    group by customer_key, snapshot_date
     window so_far as (
-        partition by customer_id
+        partition by customer_key
         order by snapshot_date
         rows between unbounded preceding and current row
     )
@@ -205,11 +209,11 @@ totals as (
     from due
     inner join lifetime
         on
-            due.customer_id = lifetime.customer_id
+            due.customer_key = lifetime.customer_key
             and due.snapshot_date = lifetime.snapshot_date
     left join sums
         on
-            due.customer_id = sums.customer_id
+            due.customer_key = sums.customer_key
             and due.snapshot_date = sums.snapshot_date
 ),
 

@@ -17,12 +17,23 @@ features as (
 
 {%- if last %}
 
+customers as (
+    select
+        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
+        signed_up_at
+    from {{ ref('stg_customers') }}
+    where in_force_until is null
+),
+
 -- What is new since the labels were last written, and when it happened: in tiles that count in a label …
 new_tiles as (
     select
-        tiles.customer_id,
+        customers.customer_id,
         tiles.event_date
     from {{ ref('int_customer_day_tiles') }} as tiles
+    inner join customers
+        on tiles.customer_key = customers.customer_key
     where
         tiles.recorded_in > {{ last.recorded_in }}
         and {{ counts_in_labels('tiles') }}
@@ -113,14 +124,6 @@ news as (
         select * from changed_signups
     ) as all_news
     group by customer_id
-),
-
-customers as (
-    select
-        customer_id,
-        signed_up_at
-    from {{ ref('stg_customers') }}
-    where in_force_until is null
 ),
 
 -- News come late for a snapshot when a mature label looks at their day. A signup corrected to a day long after a

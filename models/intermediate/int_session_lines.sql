@@ -1,11 +1,11 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set last = last_laid_out(this) %}
-{%- set version = 'session_id, customer_id, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
+{%- set version = 'session_id, customer_key, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
     ~ 'visible_until' %}
 with session_outcomes as (
     select
         session_id,
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         subject,
         resolved_at,
@@ -38,7 +38,7 @@ completions as (
 same_outcomes as (
     select
         session_id,
-        customer_id,
+        customer_key,
         tutor_id,
         subject,
         resolved_at,
@@ -46,7 +46,7 @@ same_outcomes as (
         max(coalesce(visible_until, {{ far_off() }})) as visible_until,
         sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off() ~ ')', 'day') }}) as visible_days
     from session_outcomes
-    group by session_id, customer_id, tutor_id, subject, resolved_at
+    group by session_id, customer_key, tutor_id, subject, resolved_at
 ),
 
 -- … unless others came between them.
@@ -59,7 +59,7 @@ interrupted_sessions as (
 outcomes as (
     select
         session_id,
-        customer_id,
+        customer_key,
         tutor_id,
         subject,
         resolved_at,
@@ -70,7 +70,7 @@ outcomes as (
     union all
     select
         session_id,
-        customer_id,
+        customer_key,
         tutor_id,
         subject,
         resolved_at,
@@ -83,7 +83,7 @@ outcomes as (
 completed_sessions as (
     select
         outcomes.session_id,
-        outcomes.customer_id,
+        outcomes.customer_key,
         outcomes.tutor_id,
         outcomes.subject,
         outcomes.resolved_at,
@@ -101,7 +101,7 @@ completed_sessions as (
 touched_sessions as (
     select distinct
         session_id,
-        customer_id
+        {{ customer_key('customer_id') }} as customer_key
     from {{ ref('base_sessions') }}
     where
         status = 'completed'
@@ -112,23 +112,29 @@ touched_sessions as (
 -- The lines of each customer that were laid out last
 known_lines as (
     select
-        customer_id,
-        max(case when line_from = {{ long_ago() }} then line end) as first_line,
-        max(line) as last_line
-    from {{ this }}
-    where
-        position <= 1
-        and customer_id in (select touched_sessions.customer_id from touched_sessions)
-    group by customer_id
+        customer_key,
+        line,
+        line = max(line) over (partition by customer_key) as is_last_line
+    from (
+        select
+            customer_key,
+            line,
+            max(case when line_from = {{ long_ago() }} then line end) over (partition by customer_key) as first_line
+        from {{ this }}
+        where
+            position <= 1
+            and customer_key in (select touched_sessions.customer_key from touched_sessions)
+    ) as all_lines
+    where line >= first_line
 ),
 
 known_places as (
     select
-        places.line,
+        known_lines.line,
         places.line_from,
-        places.line = known_lines.last_line as is_of_last_line,
+        known_lines.is_last_line,
         places.session_id,
-        places.customer_id,
+        known_lines.customer_key,
         places.tutor_id,
         places.subject,
         places.resolved_at,
@@ -141,9 +147,7 @@ known_places as (
         places.run
     from {{ this }} as places
     inner join known_lines
-        on
-            places.customer_id = known_lines.customer_id
-            and places.line >= known_lines.first_line
+        on places.line = known_lines.line
     where places.position > 0
 ),
 
@@ -181,19 +185,19 @@ last_lines as (
     select
         line,
         line_from,
-        customer_id,
+        customer_key,
         max(position) as position,
         max(visible_from) as visible_from
     from known_places
-    where is_of_last_line
-    group by line, line_from, customer_id
+    where is_last_line
+    group by line, line_from, customer_key
 ),
 
 last_places as (
     select
         last_lines.line,
         last_lines.line_from,
-        last_lines.customer_id,
+        last_lines.customer_key,
         last_lines.position,
         last_lines.visible_from as all_visible_from,
         known_places.session_id,
@@ -213,7 +217,7 @@ last_places as (
 new_sessions as (
     select
         new.session_id,
-        new.customer_id,
+        new.customer_key,
         new.tutor_id,
         new.subject,
         new.resolved_at,
@@ -228,7 +232,7 @@ new_sessions as (
             and new.visible_from >= last_places.all_visible_from
             and new.visible_from >= coalesce(
                 lag(new.visible_from) over (
-                    partition by new.customer_id
+                    partition by new.customer_key
                     order by new.outcome_known_at, new.session_id
                 ),
                 new.visible_from
@@ -244,37 +248,37 @@ new_sessions as (
         ) as is_in_turn
     from touched_versions as new
     left join last_places
-        on new.customer_id = last_places.customer_id
+        on new.customer_key = last_places.customer_key
     where new.has_a_place = 0
 ),
 
 -- All lines of a customer are laid out anew where something else is new than that: a session that has its place already
 -- was corrected or taken back, or one came out of turn.
 customers as (
-    select customer_id
+    select customer_key
     from touched_versions
     where
         has_a_place = 1
         and is_said_now <> was_said_before
     union
-    select customer_id
+    select customer_key
     from new_sessions
     where not is_in_turn
 ),
 
 sessions_to_lay_out as (
     select {{ version }} from completed_sessions
-    where customer_id in (select customers.customer_id from customers)
+    where customer_key in (select customers.customer_key from customers)
     union
     select {{ version }} from known_places
     where
-        customer_id in (select customers.customer_id from customers)
+        customer_key in (select customers.customer_key from customers)
         and session_id not in (select touched_sessions.session_id from touched_sessions)
 ),
 {%- else %}
 
 customers as (
-    select distinct customer_id from completed_sessions
+    select distinct customer_key from completed_sessions
 ),
 
 sessions_to_lay_out as (
@@ -286,20 +290,20 @@ sessions_to_lay_out as (
 -- and stay so. A new line begins where one vanishes or changes, or comes out of turn.
 line_starts as (
     select
-        customer_id,
+        customer_key,
         visible_until as line_from
     from sessions_to_lay_out
     where visible_until < {{ far_off() }}
     union
     select
-        customer_id,
+        customer_key,
         visible_from as line_from
     from (
         select
-            customer_id,
+            customer_key,
             visible_from,
             min(visible_from) over (
-                partition by customer_id
+                partition by customer_key
                 order by outcome_known_at desc, session_id desc
                 rows between unbounded preceding and 1 preceding
             ) as later_ones_visible_from
@@ -308,18 +312,18 @@ line_starts as (
     where visible_from > later_ones_visible_from
     union
     select
-        customer_id,
+        customer_key,
         {{ long_ago() }} as line_from
     from customers
 ),
 
 lines as (
     select
-        {{ last.line if last else 0 }} + row_number() over (order by customer_id, line_from) as line,
-        customer_id,
+        {{ last.line if last else 0 }} + row_number() over (order by customer_key, line_from) as line,
+        customer_key,
         line_from,
         lead(line_from, 1, {{ far_off() }}) over (
-            partition by customer_id
+            partition by customer_key
             order by line_from
         ) as line_until
     from line_starts
@@ -335,7 +339,7 @@ placed as (
     from lines
     inner join sessions_to_lay_out as sessions
         on
-            lines.customer_id = sessions.customer_id
+            lines.customer_key = sessions.customer_key
             and lines.line_until > sessions.visible_from
             and lines.line_from < sessions.visible_until
     {%- if last %}
@@ -345,7 +349,7 @@ placed as (
         line_from,
         {{ version }}
     from new_sessions
-    where customer_id not in (select customers.customer_id from customers)
+    where customer_key not in (select customers.customer_key from customers)
     {%- endif %}
 ),
 
@@ -374,7 +378,7 @@ known_subjects as (
         subject,
         max(sessions_of_subject) as sessions_of_subject
     from known_places
-    where is_of_last_line
+    where is_last_line
     group by line, subject
 ),
 
@@ -447,7 +451,7 @@ final as (
         lines.line,
         lines.line_from,
         {%- for name in version.split(', ') %}
-        {{ 'lines.customer_id' if name == 'customer_id' else 'null as ' ~ name }},
+        {{ 'lines.customer_key' if name == 'customer_key' else 'null as ' ~ name }},
         {%- endfor %}
         0 as position,
         false as is_switch,

@@ -43,6 +43,7 @@ first_versions as (
 final as (
     select
         arrivals.customer_id,
+        {{ customer_key('arrivals.customer_id') }} as customer_key,
         arrivals.arrived_from,
         first_versions.signed_up_at as first_signed_up_at,
         {%- if is_incremental() %}
