@@ -58,27 +58,49 @@
 
 {% macro duckdb__read_raw_tables() %}
     {%- set directory = env_var('RAW_DATA_DIR', '') or 'data/raw' -%}
-    {%- set counts = run_query("select count(*) from glob('" ~ directory ~ "/raw_*/*')") -%}
-    {%- if counts.columns[0].values()[0] == 0 -%}
-        {{ exceptions.raise_compiler_error(
-            "There are no raw data in " ~ directory ~ ": run 'make run' or 'python -m simulator --out " ~ directory
-            ~ "' for a simulated marketplace, or set RAW_DATA_DIR to a directory with your own raw tables."
-        ) }}
-    {%- endif -%}
+    {%- set extensions = duckdb__extensions_of_raw_tables(directory) -%}
     {%- do run_query('create schema if not exists raw') -%}
     {%- do run_query(
         'create table if not exists raw.files_read '
         ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone, read_in integer)'
     ) -%}
     {%- do duckdb__number_this_run() -%}
-    {%- do run_query(
-        'create or replace table raw.unread_files as select * exclude (read_in) from raw.files_read limit 0'
-    ) -%}
+    {%- set unread_files = duckdb__find_unread_files(directory, extensions) -%}
+    {%- set salt = duckdb__salt_of_forgotten_customers() -%}
     {%- for name in raw_tables() -%}
-        {%- set folder = directory ~ '/' ~ name -%}
-        {%- do duckdb__find_unread_files(name, folder) -%}
-        {%- do run_query('create or replace view raw.' ~ name ~ ' as ' ~ duckdb__checked_raw_files(name, folder)) -%}
+        {%- set files = unread_files | selectattr('source_table', 'equalto', name) | map(attribute='file') | list -%}
+        {%- do run_query(
+            'create or replace view raw.' ~ name ~ ' as '
+            ~ duckdb__checked_raw_files(name, directory ~ '/' ~ name, files, salt)
+        ) -%}
     {%- endfor -%}
+{% endmacro %}
+
+{#- In which forms the raw tables are there ('parquet', 'csv'); an error when there are none, or one of them is not there. -#}
+{% macro duckdb__extensions_of_raw_tables(directory) %}
+    {%- set found = [] -%}
+    {%- set folders = [] -%}
+    {%- for extension in ['parquet', 'csv'] -%}
+        {%- for row in run_query(
+            "select distinct parse_path(file)[-2] from glob('" ~ directory ~ '/raw_*/*.' ~ extension ~ "')"
+        ).rows if row[0] in raw_tables() -%}
+            {%- do folders.append(row[0]) -%}
+            {%- do found.append(extension) -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {%- if not folders -%}
+        {{ exceptions.raise_compiler_error(
+            "There are no raw data in " ~ directory ~ ": run 'make run' or 'python -m simulator --out " ~ directory
+            ~ "' for a simulated marketplace, or set RAW_DATA_DIR to a directory with your own raw tables."
+        ) }}
+    {%- endif -%}
+    {%- for name in raw_tables() if name not in folders -%}
+        {{ exceptions.raise_compiler_error(
+            'Raw table ' ~ name ~ ' is missing: expected ' ~ directory ~ '/' ~ name
+            ~ '/*.parquet (or *.csv), found no such file.'
+        ) }}
+    {%- endfor -%}
+    {{ return(found | unique | list) }}
 {% endmacro %}
 
 {#- Greater than the number of the run before, and than any that a base model holds should that have been dropped. -#}
@@ -103,34 +125,29 @@
 {% endmacro %}
 
 {#-
-    The files of a raw table that its base model has not read, into raw.unread_files; all of them when the model is built
-    anew. A file is known by name, size and time of change. What is taken for new although it is not costs time and
-    changes nothing, because rows that were delivered before are recognised as such.
+    The files of raw tables that their base models have not read, into raw.unread_files, and as rows of source_table and
+    file; all of them when a model is built anew. A file is known by name, size and time of change. What is taken for new
+    although it is not costs time and changes nothing, because rows that were delivered before are recognised as such.
 -#}
-{% macro duckdb__find_unread_files(table_name, folder) %}
-    {%- set base = 'base_' ~ table_name[4:] -%}
-    {%- set anew = not duckdb__base_table(table_name[4:])
-        or (flags.FULL_REFRESH and 'model.' ~ project_name ~ '.' ~ base in selected_resources) -%}
-    {%- if anew -%}
-        {%- do run_query("delete from raw.files_read where source_table = '" ~ table_name ~ "'") -%}
-    {%- endif -%}
-    {%- set found = [] -%}
-    {%- for extension in ['parquet', 'csv'] -%}
-        {%- set pattern = folder ~ '/*.' ~ extension -%}
-        {%- if run_query("select 1 from glob('" ~ pattern ~ "') limit 1").rows -%}
-            {%- do found.append(pattern) -%}
-            {%- do run_query(
-                "insert into raw.unread_files select '" ~ table_name ~ "', filename, size, last_modified from read_blob('"
-                ~ pattern ~ "') where (filename, size, last_modified) not in "
-                ~ "(select file, size, modified_at from raw.files_read where source_table = '" ~ table_name ~ "')"
-            ) -%}
+{% macro duckdb__find_unread_files(directory, extensions) %}
+    {%- for name in raw_tables() -%}
+        {%- set anew = not duckdb__base_table(name[4:])
+            or (flags.FULL_REFRESH and 'model.' ~ project_name ~ '.base_' ~ name[4:] in selected_resources) -%}
+        {%- if anew -%}
+            {%- do run_query("delete from raw.files_read where source_table = '" ~ name ~ "'") -%}
         {%- endif -%}
     {%- endfor -%}
-    {%- if not found -%}
-        {{ exceptions.raise_compiler_error(
-            'Raw table ' ~ table_name ~ ' is missing: expected ' ~ folder ~ '/*.parquet (or *.csv), found no such file.'
-        ) }}
-    {%- endif -%}
+    {%- set patterns = [] -%}
+    {%- for extension in extensions -%}
+        {%- do patterns.append("'" ~ directory ~ '/raw_*/*.' ~ extension ~ "'") -%}
+    {%- endfor -%}
+    {%- do run_query(
+        'create or replace table raw.unread_files as select * from (select parse_path(filename)[-2] as source_table, '
+        ~ 'filename as file, size, last_modified as modified_at from read_blob([' ~ patterns | join(', ') ~ "])) as files "
+        ~ "where source_table in ('" ~ raw_tables() | join("', '") ~ "') and (source_table, file, size, modified_at) not in "
+        ~ '(select source_table, file, size, modified_at from raw.files_read)'
+    ) -%}
+    {{ return(run_query('select source_table, file from raw.unread_files order by file').rows) }}
 {% endmacro %}
 
 {#- After a base model is written, in its transaction: its files are read. With --empty they were not. -#}
@@ -149,13 +166,13 @@
 {%- endmacro %}
 
 {#- The select that reads a raw table's unread files, each column in the contract's type; or one clear error. -#}
-{% macro duckdb__checked_raw_files(table_name, folder) %}
+{% macro duckdb__checked_raw_files(table_name, folder, unread_files, salt) %}
     {%- set readers = [] -%}
     {%- for extension in ['parquet', 'csv'] -%}
-        {%- set files = run_query(
-            "select file from raw.unread_files where source_table = '" ~ table_name ~ "' and file like '%." ~ extension
-            ~ "' order by file"
-        ).columns[0].values() -%}
+        {%- set files = [] -%}
+        {%- for file in unread_files if file.endswith('.' ~ extension) -%}
+            {%- do files.append(file) -%}
+        {%- endfor -%}
         {%- if files -%}
             {%- set list = "['" ~ files | join("', '") ~ "']" -%}
             {%- if extension == 'parquet' -%}
@@ -163,7 +180,7 @@
             {%- else -%}
                 {%- set reader = 'read_csv(' ~ list ~ ', header = true, all_varchar = true, union_by_name = true)' -%}
             {%- endif -%}
-            {%- do readers.append(duckdb__checked_reader(table_name, reader, extension, folder ~ '/*.' ~ extension)) -%}
+            {%- do readers.append(duckdb__checked_reader(table_name, reader, extension, folder ~ '/*.' ~ extension, salt)) -%}
         {%- endif -%}
     {%- endfor -%}
     {%- if not readers -%}
@@ -176,7 +193,7 @@
     {{ return(readers | join(' union all ')) }}
 {% endmacro %}
 
-{% macro duckdb__checked_reader(table_name, reader, extension, pattern) %}
+{% macro duckdb__checked_reader(table_name, reader, extension, pattern, salt) %}
     {%- set found = {} -%}
     {%- for row in run_query('describe select * from ' ~ reader).rows -%}
         {%- do found.update({row[0] | lower: row[1]}) -%}
@@ -211,26 +228,30 @@
             {%- do selected.append('cast(' ~ column.name ~ ' as ' ~ column.data_type ~ ') as ' ~ column.name) -%}
         {%- endif -%}
     {%- endfor -%}
-    {{ return('select ' ~ selected | join(', ') ~ ' from ' ~ reader ~ duckdb__not_forgotten(found)) }}
+    {{ return('select ' ~ selected | join(', ') ~ ' from ' ~ reader ~ (duckdb__not_forgotten(salt) if salt and 'customer_id' in found else '')) }}
 {% endmacro %}
 
 {#-
     The condition that keeps the rows of forgotten customers out (scoring/forget.py): their ids are known by salted hashes.
     Nothing where nobody was forgotten, so that nobody pays for hashing.
 -#}
-{% macro duckdb__not_forgotten(columns) %}
+{% macro duckdb__not_forgotten(salt) -%}
+    {{ return(
+        " where customer_id is null or sha256('" ~ salt
+        ~ "' || customer_id) not in (select customer_hash from raw.forgotten_customers)"
+    ) }}
+{%- endmacro %}
+
+{#- None where nobody was forgotten. -#}
+{% macro duckdb__salt_of_forgotten_customers() -%}
     {#- Not adapter.get_relation: its look into the schema ends the transaction in which the raw views are made. -#}
-    {%- if 'customer_id' in columns and run_query(
+    {%- if run_query(
         "select 1 from duckdb_tables() where schema_name = 'raw' and table_name = 'forgotten_customers'"
     ).rows -%}
-        {%- for row in run_query('select distinct salt from raw.forgotten_customers').rows -%}
-            {{ return(
-                " where customer_id is null or sha256('" ~ row[0]
-                ~ "' || customer_id) not in (select customer_hash from raw.forgotten_customers)"
-            ) }}
-        {%- endfor -%}
+        {{ return(run_query('select max(salt) from raw.forgotten_customers').columns[0].values()[0]) }}
     {%- endif -%}
-{% endmacro %}
+    {{ return(none) }}
+{%- endmacro %}
 
 {#- Whether a file's type holds the contract's values without loss. -#}
 {% macro duckdb__type_fits(found, expected) %}

@@ -264,11 +264,18 @@ final as (
     select {{ columns }} from {{ arguments.temp_relation }};
 {% endmacro %}
 
-{#- What a model that adds up facts does not hold yet; everything current on a first run. -#}
-{% macro news(facts) -%}
-    {%- if is_incremental() %}
-    {%- set last_run = last_recorded_run(this) -%}
-    {%- do stop_if_rebuilt_since(this) -%}
+{#- The run up to which an incremental model holds what base models recorded; none on a first run. -#}
+{% macro last_run_held(relation) -%}
+    {%- if is_incremental() and execute -%}
+        {%- do stop_if_rebuilt_since(relation) -%}
+        {{ return(last_recorded_run(relation)) }}
+    {%- endif -%}
+    {{ return(none) }}
+{%- endmacro %}
+
+{#- What a model that adds up facts does not hold yet (last_run_held); everything current on a first run. -#}
+{% macro news(facts, last_run) -%}
+    {%- if last_run is not none %}
     {{ news_since(last_run, facts) }}
     {%- else %}
     select

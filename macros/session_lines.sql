@@ -24,12 +24,9 @@
     cast('9999-12-31' as date)
 {%- endmacro %}
 
-{#- The last run that added to the lines of sessions, and the greatest number of a line; none on a first run. -#}
-{% macro last_laid_out(lines) -%}
+{#- The greatest number of a line; none without any. -#}
+{% macro greatest_line(lines) -%}
     {%- if is_incremental() and execute -%}
-        {%- set row = run_query('select max(recorded_in) as recorded_in, max(line) as line from ' ~ lines).rows[0] -%}
-        {%- if row[0] is not none -%}
-            {{ return({'recorded_in': row[0], 'line': row[1]}) }}
-        {%- endif -%}
+        {{ return(run_query('select max(line) from ' ~ lines).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}

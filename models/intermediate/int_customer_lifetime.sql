@@ -6,6 +6,9 @@ with snapshots as (
 
 {%- if before %}
 
+{%- set latest_quantities = latest_kinds().values() | list %}
+{%- set other_quantities = lifetime_quantities() | reject('in', latest_quantities) | list %}
+
 new_tiles as (
     select * from {{ ref('int_customer_day_tiles') }}
     where changed_on > cast('{{ before }}' as date)
@@ -20,12 +23,26 @@ corrected_customers as (
 
 tiles as (
     select
-        *,
+        customer_key,
+        event_date,
+        elapsed_from,
+        changed_on,
+        {{ latest_quantities | join(', ') }},
+        {{ other_quantities | join(', ') }},
         true as is_new
     from new_tiles
     union all
     select
-        earlier.*,
+        earlier.customer_key,
+        earlier.event_date,
+        earlier.elapsed_from,
+        earlier.changed_on,
+        {%- for quantity in latest_quantities %}
+        earlier.{{ quantity }},
+        {%- endfor %}
+        {%- for quantity in other_quantities %}
+        0 as {{ quantity }},
+        {%- endfor %}
         false as is_new
     from {{ ref('int_customer_day_tiles') }} as earlier
     inner join corrected_customers as corrected

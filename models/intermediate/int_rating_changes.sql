@@ -1,14 +1,16 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
-{#- Two CTEs for two readers: DuckDB keeps the rows of one that is read twice. -#}
+{%- set last_run = last_run_held(this) %}
+{#- Two readings of all ratings, because DuckDB keeps the rows of a CTE that is read twice; one of a night's. -#}
+{%- set new_ratings %}
+    {{ news(ref('int_session_ratings'), last_run) }}
+{%- endset %}
 with ratings as (
-    {{ news(ref('int_session_ratings')) }}
+    {{ new_ratings }}
 ),
 
 replaced_ratings as (
     select *
-    from (
-        {{ news(ref('int_session_ratings')) }}
-    ) as ratings
+    from {{ 'ratings' if is_incremental() else '(' ~ new_ratings ~ ')' }} as replaced
     where visible_until is not null
 ),
 

@@ -1,7 +1,13 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
-{%- set last = last_laid_out(this) %}
+{%- set last_run = last_run_held(this) %}
+{%- set last_line = greatest_line(this) %}
 {%- set version = 'session_id, customer_key, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
     ~ 'visible_until' %}
+{%- set same_session %}
+versions.session_id = interrupted_sessions.session_id
+            and versions.direction = interrupted_sessions.direction
+{%- endset %}
+-- What is said of sessions now (direction 1), and of the same sessions before (-1)
 with session_outcomes as (
     select
         session_id,
@@ -10,28 +16,27 @@ with session_outcomes as (
         subject,
         resolved_at,
         visible_from,
-        visible_until
-    from {{ ref('int_session_outcomes') }}
-    where
-        status = 'completed'
-        {%- if last %}
-        and recorded_in > {{ last.recorded_in }}
-        {%- endif %}
+        visible_until,
+        direction
+    from (
+        {{ news(ref('int_session_outcomes'), last_run) }}
+    ) as outcomes
+    where status = 'completed'
 ),
 
 -- The first version that says so. A run records all versions of a session anew, if any.
 completions as (
     select
         session_id,
+        direction,
         min({{ delivered_at('loaded_at') }}) as first_delivered_at
-    from {{ ref('base_sessions') }}
+    from (
+        {{ news(ref('base_sessions'), last_run) }}
+    ) as records
     where
-        {{ is_current_version() }}
+        {{ is_version() }}
         and status = 'completed'
-        {%- if last %}
-        and recorded_in > {{ last.recorded_in }}
-        {%- endif %}
-    group by session_id
+    group by session_id, direction
 ),
 
 -- Versions that agree in all that matters here are one
@@ -42,16 +47,19 @@ same_outcomes as (
         tutor_id,
         subject,
         resolved_at,
+        direction,
         min(visible_from) as visible_from,
         max(coalesce(visible_until, {{ far_off() }})) as visible_until,
         sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off() ~ ')', 'day') }}) as visible_days
     from session_outcomes
-    group by session_id, customer_key, tutor_id, subject, resolved_at
+    group by session_id, customer_key, tutor_id, subject, resolved_at, direction
 ),
 
 -- … unless others came between them.
 interrupted_sessions as (
-    select session_id
+    select
+        session_id,
+        direction
     from same_outcomes
     where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
 ),
@@ -64,9 +72,13 @@ outcomes as (
         subject,
         resolved_at,
         visible_from,
-        visible_until
-    from same_outcomes
-    where session_id not in (select session_id from interrupted_sessions)
+        visible_until,
+        direction
+    from same_outcomes as versions
+    where not exists (
+        select 1 from interrupted_sessions
+        where {{ same_session }}
+    )
     union all
     select
         session_id,
@@ -75,12 +87,16 @@ outcomes as (
         subject,
         resolved_at,
         visible_from,
-        coalesce(visible_until, {{ far_off() }}) as visible_until
-    from session_outcomes
-    where session_id in (select session_id from interrupted_sessions)
+        coalesce(visible_until, {{ far_off() }}) as visible_until,
+        direction
+    from session_outcomes as versions
+    where exists (
+        select 1 from interrupted_sessions
+        where {{ same_session }}
+    )
 ),
 
-completed_sessions as (
+sayings as (
     select
         outcomes.session_id,
         outcomes.customer_key,
@@ -89,88 +105,23 @@ completed_sessions as (
         outcomes.resolved_at,
         {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
         outcomes.visible_from,
-        outcomes.visible_until
+        outcomes.visible_until,
+        outcomes.direction
     from outcomes
     inner join completions
-        on outcomes.session_id = completions.session_id
+        on
+            outcomes.session_id = completions.session_id
+            and outcomes.direction = completions.direction
 ),
 
-{%- if last %}
+{%- if last_line %}
 
--- Sessions recorded since, accepted or not, and whose they are or were
-touched_sessions as (
-    select distinct
-        session_id,
-        {{ customer_key('customer_id') }} as customer_key
-    from {{ ref('base_sessions') }}
-    where
-        status = 'completed'
-        and recorded_in > {{ last.recorded_in }}
-        and session_id is not null
-),
-
--- The lines of each customer that were laid out last
-known_lines as (
-    select
-        customer_key,
-        line,
-        line = max(line) over (partition by customer_key) as is_last_line
-    from (
-        select
-            customer_key,
-            line,
-            max(case when line_from = {{ long_ago() }} then line end) over (partition by customer_key) as first_line
-        from {{ this }}
-        where
-            position <= 1
-            and customer_key in (select touched_sessions.customer_key from touched_sessions)
-    ) as all_lines
-    where line >= first_line
-),
-
-known_places as (
-    select
-        known_lines.line,
-        places.line_from,
-        known_lines.is_last_line,
-        places.session_id,
-        known_lines.customer_key,
-        places.tutor_id,
-        places.subject,
-        places.resolved_at,
-        places.outcome_known_at,
-        places.visible_from,
-        places.visible_until,
-        places.position,
-        places.sessions_of_subject,
-        places.greatest_subject,
-        places.run
-    from {{ this }} as places
-    inner join known_lines
-        on places.line = known_lines.line
-    where places.position > 0
-),
-
--- What is said of these sessions now, and what was said before
 compared as (
     select
         {{ version }},
-        max(is_said_now) as is_said_now,
-        max(was_said_before) as was_said_before
-    from (
-        select
-            {{ version }},
-            1 as is_said_now,
-            0 as was_said_before
-        from completed_sessions
-        union all
-        select
-            {{ version }},
-            0 as is_said_now,
-            1 as was_said_before
-        from known_places
-        where session_id in (select touched_sessions.session_id from touched_sessions)
-    ) as sayings
+        max(case when direction = 1 then 1 else 0 end) as is_said_now,
+        max(case when direction = 1 then 0 else 1 end) as was_said_before
+    from sayings
     group by {{ version }}
 ),
 
@@ -181,16 +132,42 @@ touched_versions as (
     from compared
 ),
 
-last_lines as (
+-- The lines of each customer that were laid out last
+known_lines as (
     select
         line,
         line_from,
         customer_key,
-        max(position) as position,
-        max(visible_from) as visible_from
-    from known_places
-    where is_last_line
-    group by line, line_from, customer_key
+        line = max(line) over (partition by customer_key) as is_last_line
+    from (
+        select
+            line,
+            line_from,
+            customer_key,
+            max(case when line_from = {{ long_ago() }} then line end) over (partition by customer_key) as first_line
+        from {{ this }}
+        where
+            position <= 1
+            and customer_key in (select touched_versions.customer_key from touched_versions)
+    ) as all_lines
+    where line >= first_line
+),
+
+{#- Columns of numbers, of which a night reads those of the whole history, and few others. #}
+last_lines as (
+    select
+        known_lines.line,
+        known_lines.line_from,
+        known_lines.customer_key,
+        max(places.position) as position,
+        max(places.visible_from) as visible_from
+    from {{ this }} as places
+    inner join known_lines
+        on places.line = known_lines.line
+    where
+        places.position > 0
+        and known_lines.is_last_line
+    group by known_lines.line, known_lines.line_from, known_lines.customer_key
 ),
 
 last_places as (
@@ -200,16 +177,15 @@ last_places as (
         last_lines.customer_key,
         last_lines.position,
         last_lines.visible_from as all_visible_from,
-        known_places.session_id,
-        known_places.tutor_id,
-        known_places.outcome_known_at,
-        known_places.greatest_subject,
-        known_places.run
+        places.tutor_id,
+        places.outcome_known_at,
+        places.greatest_subject,
+        places.run
     from last_lines
-    inner join known_places
+    inner join {{ this }} as places
         on
-            last_lines.line = known_places.line
-            and last_lines.position = known_places.position
+            last_lines.line = places.line
+            and last_lines.position = places.position
 ),
 
 -- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen
@@ -237,13 +213,7 @@ new_sessions as (
                 ),
                 new.visible_from
             )
-            and (
-                new.outcome_known_at > last_places.outcome_known_at
-                or (
-                    new.outcome_known_at = last_places.outcome_known_at
-                    and new.session_id > last_places.session_id
-                )
-            ),
+            and new.outcome_known_at > last_places.outcome_known_at,
             false
         ) as is_in_turn
     from touched_versions as new
@@ -267,22 +237,31 @@ customers as (
 ),
 
 sessions_to_lay_out as (
-    select {{ version }} from completed_sessions
-    where customer_key in (select customers.customer_key from customers)
-    union
-    select {{ version }} from known_places
+    select {{ version }} from sayings
     where
-        customer_key in (select customers.customer_key from customers)
-        and session_id not in (select touched_sessions.session_id from touched_sessions)
+        direction = 1
+        and customer_key in (select customers.customer_key from customers)
+    union
+    select
+        {%- for name in version.split(', ') %}
+        places.{{ name }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ this }} as places
+    inner join known_lines
+        on places.line = known_lines.line
+    where
+        places.position > 0
+        and known_lines.customer_key in (select customers.customer_key from customers)
+        and places.session_id not in (select touched_versions.session_id from touched_versions)
 ),
 {%- else %}
 
 customers as (
-    select distinct customer_key from completed_sessions
+    select distinct customer_key from sayings
 ),
 
 sessions_to_lay_out as (
-    select {{ version }} from completed_sessions
+    select {{ version }} from sayings
 ),
 {%- endif %}
 
@@ -319,7 +298,7 @@ line_starts as (
 
 lines as (
     select
-        {{ last.line if last else 0 }} + row_number() over (order by customer_key, line_from) as line,
+        {{ last_line or 0 }} + row_number() over (order by customer_key, line_from) as line,
         customer_key,
         line_from,
         lead(line_from, 1, {{ far_off() }}) over (
@@ -342,7 +321,7 @@ placed as (
             lines.customer_key = sessions.customer_key
             and lines.line_until > sessions.visible_from
             and lines.line_from < sessions.visible_until
-    {%- if last %}
+    {%- if last_line %}
     union all
     select
         line,
@@ -370,16 +349,20 @@ numbered as (
     )
 ),
 
-{%- if last %}
+{%- if last_line %}
 
 known_subjects as (
     select
-        line,
-        subject,
-        max(sessions_of_subject) as sessions_of_subject
-    from known_places
-    where is_last_line
-    group by line, subject
+        places.line,
+        places.subject,
+        max(places.sessions_of_subject) as sessions_of_subject
+    from {{ this }} as places
+    inner join known_lines
+        on places.line = known_lines.line
+    where
+        places.position > 0
+        and known_lines.is_last_line
+    group by places.line, places.subject
 ),
 
 -- … after those that were there

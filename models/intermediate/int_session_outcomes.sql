@@ -9,9 +9,10 @@ with session_versions as (
         resolved_at,
         in_force_from,
         in_force_until,
-        recorded_in
+        recorded_in,
+        replaced_in
     from {{ ref('base_sessions') }}
-    where {{ is_current_version() }}
+    where {{ is_version() }}
 ),
 
 final as (
@@ -24,7 +25,8 @@ final as (
         resolved_at,
         {{ visible_from('resolved_at') }} as visible_from,
         in_force_until as visible_until,
-        recorded_in
+        recorded_in,
+        replaced_in
     from session_versions
     where
         status <> 'scheduled'
