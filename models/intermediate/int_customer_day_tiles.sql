@@ -11,20 +11,20 @@
 {%- set new_facts %}
     (
         {{ news(ref('int_customer_facts'), last_run) }}
-    )
+    ) as facts
 {%- endset %}
 {%- set confirmed_quantities = ['response_microseconds', 'confirmations'] %}
 with
 {%- for kind, condition in kinds.items() %}
 {{ kind }}_facts as (
     select *
-    from {{ new_facts }} as facts
+    from {{ new_facts }}
     where {{ condition }}
 ),
 
 replaced_{{ kind }}_facts as (
     select *
-    from {{ kind ~ '_facts' if is_incremental() else new_facts }} as facts
+    from {{ kind ~ '_facts' if is_incremental() else new_facts }}
     where
         {{ condition }}
         and visible_until is not null

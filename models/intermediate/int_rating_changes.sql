@@ -10,7 +10,7 @@ with ratings as (
 
 replaced_ratings as (
     select *
-    from {{ 'ratings' if is_incremental() else '(' ~ new_ratings ~ ')' }} as replaced
+    from {{ 'ratings' if is_incremental() else '(' ~ new_ratings ~ ') as ratings' }}
     where visible_until is not null
 ),
 

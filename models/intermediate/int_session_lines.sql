@@ -153,7 +153,7 @@ known_lines as (
     where line >= first_line
 ),
 
-{#- Columns of numbers, of which a night reads those of the whole history, and few others. #}
+-- How far the last lines reach. This reads numbers alone, which is what a night reads of the whole history.
 last_lines as (
     select
         known_lines.line,
