@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,11 @@ LOG = "raw.forgotten_customers"
 `macros/raw_contract.sql` leaves out the raw rows of those whose hash is here. The salt is one a warehouse, so
 that the hashes of two companies cannot be compared.
 """
+
+
+_KEYS = "staging.base_customer_arrivals"
+_SURROGATE_KEY = "customer_key"
+"""Where intermediate tables know a customer by a number alone (`macros/customer_key.sql`), `_KEYS` says which."""
 
 
 class ForgetError(Exception):
@@ -88,14 +94,18 @@ def _from_warehouse(
     connection: duckdb.DuckDBPyConnection, customer: str, key: str
 ) -> tuple[dict[str, int], bool]:
     """Delete the customer from every table, in one transaction; also tells whether it was done before."""
-    tables = connection.execute(
+    columns = connection.execute(
         """
-        select format('"{}"."{}"', schema_name, table_name), schema_name || '.' || table_name
+        select format('"{}"."{}"', schema_name, table_name), schema_name || '.' || table_name, column_name
         from duckdb_columns() inner join duckdb_tables() using (schema_name, table_name)
-        where column_name = ? order by all
+        where column_name in (?, ?) order by all
         """,
-        [key],
+        [key, _SURROGATE_KEY],
     ).fetchall()
+    values = {key: customer}
+    if (_KEYS, _SURROGATE_KEY) in {(name, column) for _, name, column in columns}:
+        numbers = connection.execute(f"select {_SURROGATE_KEY} from {_KEYS} where {key} = ?", [customer])
+        values |= {_SURROGATE_KEY: number for (number,) in numbers.fetchall()}
     connection.execute("create schema if not exists raw")
     connection.execute(
         f"create table if not exists {LOG} "
@@ -106,11 +116,12 @@ def _from_warehouse(
         f"select count(*) from {LOG} where customer_hash = sha256(salt || ?)", [customer]
     ).fetchone()[0]
     with _transaction(connection):
-        removed = {
-            name: connection.execute(f"delete from {table} where {key} = ?", [customer]).fetchone()[0]
-            for table, name in tables
-        }
-        removed = {name: count for name, count in removed.items() if count}
+        counts: Counter[str] = Counter()
+        for table, name, column in columns:
+            if column in values:
+                deleted = connection.execute(f"delete from {table} where {column} = ?", [values[column]])
+                counts[name] += deleted.fetchone()[0]
+        removed = {name: count for name, count in counts.items() if count}
         _note(connection, customer, removed)
     return removed, bool(known)
 

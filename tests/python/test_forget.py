@@ -158,7 +158,14 @@ def test_the_next_night_does_not_bring_a_customer_back(
     monkeypatch.setenv("TRAINING_EXPORT_DIR", str(tmp_path / "training"))
     monkeypatch.setenv("STREAM_DIR", str(tmp_path / "stream"))
     before = warehouse.rows("select * from features.customer_features order by all")
+    number = warehouse.rows(
+        f"select customer_key from staging.base_customer_arrivals where customer_id = '{customer}'"
+    )[0]["customer_key"]
+    tables = everything(warehouse.path)
+    assert any(number in row for row in tables["intermediate.int_customer_day_tiles"])
     assert main(["forget", customer]) == 0
+    left = everything(warehouse.path)
+    assert left == without(without(tables, customer), number)
     for file in sorted(raw.glob("*/*")):
         file.touch()  # everything is read once more
     dbt_build(raw, tmp_path, warehouse=warehouse.path, as_of="2026-01-21")
