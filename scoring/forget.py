@@ -35,7 +35,7 @@ that the hashes of two companies cannot be compared.
 
 _KEYS = "staging.base_customer_arrivals"
 _SURROGATE_KEY = "customer_key"
-"""Where intermediate tables know a customer by a number alone (`macros/customer_key.sql`), `_KEYS` says which."""
+"""Intermediate tables know customers by a number alone (`macros/customer_key.sql`): `_KEYS` says by which."""
 
 
 class ForgetError(Exception):
@@ -104,8 +104,11 @@ def _from_warehouse(
     ).fetchall()
     values = {key: customer}
     if (_KEYS, _SURROGATE_KEY) in {(name, column) for _, name, column in columns}:
-        numbers = connection.execute(f"select {_SURROGATE_KEY} from {_KEYS} where {key} = ?", [customer])
-        values |= {_SURROGATE_KEY: number for (number,) in numbers.fetchall()}
+        number = connection.execute(
+            f"select {_SURROGATE_KEY} from {_KEYS} where {key} = ?", [customer]
+        ).fetchone()
+        if number:
+            values[_SURROGATE_KEY] = number[0]
     connection.execute("create schema if not exists raw")
     connection.execute(
         f"create table if not exists {LOG} "
