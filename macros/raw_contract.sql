@@ -228,7 +228,8 @@
             {%- do selected.append('cast(' ~ column.name ~ ' as ' ~ column.data_type ~ ') as ' ~ column.name) -%}
         {%- endif -%}
     {%- endfor -%}
-    {{ return('select ' ~ selected | join(', ') ~ ' from ' ~ reader ~ (duckdb__not_forgotten(salt) if salt and 'customer_id' in found else '')) }}
+    {%- set condition = duckdb__not_forgotten(salt) if salt and 'customer_id' in found else '' -%}
+    {{ return('select ' ~ selected | join(', ') ~ ' from ' ~ reader ~ condition) }}
 {% endmacro %}
 
 {#-
