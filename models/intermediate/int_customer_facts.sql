@@ -6,14 +6,17 @@ with
     'calls': 'calls', 'app_events': 'app_events', 'payments': 'payments', 'customers': 'customers',
 }.items() %}
 {{ name }} as (
-    select * from {{ ref('base_' ~ feed) }}
+    select
+        *,
+        {{ customer_key('customer_id') }} as customer_key
+    from {{ ref('base_' ~ feed) }}
     where {{ is_version() }}
 ),
 
 {% endfor -%}
 outcome_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         resolved_at as event_at,
         {{ visible_from('resolved_at') }} as visible_from,
         in_force_until as visible_until,
@@ -37,7 +40,7 @@ outcome_facts as (
 
 rating_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         rated_at as event_at,
         {{ visible_from('rated_at') }} as visible_from,
         in_force_until as visible_until,
@@ -52,7 +55,7 @@ rating_facts as (
 
 confirmation_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         confirmed_at as event_at,
         {{ visible_from('confirmed_at') }} as visible_from,
         in_force_until as visible_until,
@@ -70,7 +73,7 @@ confirmation_facts as (
 
 call_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         called_at as event_at,
         {{ visible_from('called_at') }} as visible_from,
         in_force_until as visible_until,
@@ -89,7 +92,7 @@ call_facts as (
 
 app_event_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         occurred_at as event_at,
         {{ visible_from('occurred_at') }} as visible_from,
         in_force_until as visible_until,
@@ -107,7 +110,7 @@ app_event_facts as (
 
 payment_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         attempted_at as event_at,
         {{ visible_from('attempted_at') }} as visible_from,
         in_force_until as visible_until,
@@ -128,7 +131,7 @@ payment_facts as (
 
 signup_facts as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         signed_up_at as event_at,
         {{ visible_from('signed_up_at') }} as visible_from,
         in_force_until as visible_until,

@@ -3,10 +3,7 @@
 {%- set last_line = greatest_line(this) %}
 {%- set version = 'session_id, customer_key, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
     ~ 'visible_until' %}
-{%- set same_session %}
-versions.session_id = interrupted_sessions.session_id
-            and versions.direction = interrupted_sessions.direction
-{%- endset %}
+{%- set same_session = same_values(['session_id', 'direction'], 'versions', 'interrupted_sessions') %}
 -- What is said of sessions now (direction 1), and of the same sessions before (-1)
 with session_outcomes as (
     select
@@ -153,21 +150,34 @@ known_lines as (
     where line >= first_line
 ),
 
--- How far the last lines reach. This reads numbers alone, which is what a night reads of the whole history.
-last_lines as (
+-- How far the last lines reach, by subject. Hardly more than numbers: a night reads them of the whole history.
+last_subjects as (
     select
         known_lines.line,
         known_lines.line_from,
         known_lines.customer_key,
+        places.subject,
         max(places.position) as position,
-        max(places.visible_from) as visible_from
+        max(places.visible_from) as visible_from,
+        max(places.sessions_of_subject) as sessions_of_subject
     from {{ this }} as places
     inner join known_lines
         on places.line = known_lines.line
     where
         places.position > 0
         and known_lines.is_last_line
-    group by known_lines.line, known_lines.line_from, known_lines.customer_key
+    group by known_lines.line, known_lines.line_from, known_lines.customer_key, places.subject
+),
+
+last_lines as (
+    select
+        line,
+        line_from,
+        customer_key,
+        max(position) as position,
+        max(visible_from) as visible_from
+    from last_subjects
+    group by line, line_from, customer_key
 ),
 
 last_places as (
@@ -351,26 +361,12 @@ numbered as (
 
 {%- if last_line %}
 
-known_subjects as (
-    select
-        places.line,
-        places.subject,
-        max(places.sessions_of_subject) as sessions_of_subject
-    from {{ this }} as places
-    inner join known_lines
-        on places.line = known_lines.line
-    where
-        places.position > 0
-        and known_lines.is_last_line
-    group by places.line, places.subject
-),
-
 -- … after those that were there
 continued as (
     select
         numbered.*,
         coalesce(last_places.position, 0) + numbered.new_position as position,
-        coalesce(known_subjects.sessions_of_subject, 0) + numbered.new_sessions_of_subject as sessions_of_subject,
+        coalesce(last_subjects.sessions_of_subject, 0) + numbered.new_sessions_of_subject as sessions_of_subject,
         coalesce(last_places.greatest_subject, 0) as greatest_subject_before,
         coalesce(last_places.run, 0) as run_before,
         case
@@ -379,10 +375,10 @@ continued as (
     from numbered
     left join last_places
         on numbered.line = last_places.line
-    left join known_subjects
+    left join last_subjects
         on
-            numbered.line = known_subjects.line
-            and numbered.subject is not distinct from known_subjects.subject
+            numbered.line = last_subjects.line
+            and numbered.subject is not distinct from last_subjects.subject
 ),
 {%- else %}
 
