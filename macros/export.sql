@@ -38,7 +38,7 @@
         {%- if flags.FULL_REFRESH -%}
             {#- Everything goes into one file; the others are emptied first, as SQL cannot delete a file. -#}
             {%- for other in others -%}
-                {%- do duckdb__export('select * from ' ~ duckdb__family_rows(relation, family) ~ ' limit 0', other) -%}
+                {%- do duckdb__export(family_rows(relation, family) ~ ' limit 0', other) -%}
             {%- endfor -%}
             {%- set others = [] -%}
         {%- endif -%}
@@ -50,9 +50,9 @@
             ).columns[0].values() -%}
         {%- endif -%}
         {%- do duckdb__export(
-            'select * from ' ~ duckdb__family_rows(relation, family)
+            family_rows(relation, family)
             ~ (
-                ' where feature_timestamp in (' ~ timestamps_listed(snapshots | reject('in', exported)) ~ ')'
+                ' where feature_timestamp in (' ~ literals(snapshots | reject('in', exported), 'timestamp') ~ ')'
                 if others else ''
             )
             ~ ' order by ' ~ order,
@@ -60,13 +60,6 @@
         ) -%}
     {%- endfor -%}
 {% endmacro %}
-
-{% macro duckdb__family_rows(relation, family) -%}
-    (
-        select customer_id, feature_timestamp, {{ feature_names(family) | join(', ') }}
-        from {{ relation }}
-    ) as family_rows
-{%- endmacro %}
 
 {#-
     The predictions in the same form, with two differences. A snapshot may have been scored by several versions: served is

@@ -31,6 +31,17 @@
     {{ return(feature_columns(family) | map(attribute='name') | list) }}
 {% endmacro %}
 
+{#- The rows of customer_features with the features of a family alone. -#}
+{% macro family_rows(relation, family) -%}
+    select
+        customer_id,
+        feature_timestamp
+        {%- for name in feature_names(family) %},
+        {{ name }}
+        {%- endfor %}
+    from {{ relation }}
+{%- endmacro %}
+
 {% macro feature_families() %}
     {{ return(['session', 'call', 'engagement', 'payment', 'tutor', 'profile']) }}
 {% endmacro %}

@@ -69,9 +69,10 @@
     {{ {'net_amount': 'decimal(18, 2)', 'response_microseconds': 'bigint'}.get(quantity, 'integer') }}
 {%- endmacro %}
 
-{#- Wide where there is no bound: a sum of tiles. -#}
+{#- Wide enough for a sum of tiles. What does not fit stops the build. -#}
 {% macro sum_type(quantity) -%}
-    {{ 'decimal(38, 2)' if quantity == 'net_amount' else 'bigint' }}
+    {{ {'net_amount': 'decimal(18, 2)', 'response_microseconds': 'bigint', 'duration_minutes': 'bigint'}
+        .get(quantity, 'integer') }}
 {%- endmacro %}
 
 {#- The sum of a quantity in a group; exact. -#}
@@ -88,7 +89,7 @@
     int_customer_sums. Whole numbers add up exactly in doubles below 2^53: 285 years in microseconds.
 -#}
 {% macro duckdb__sum_of(quantity, relation) -%}
-    {%- if sum_type(quantity) == 'bigint' -%}
+    {%- if sum_type(quantity) in ('integer', 'bigint') -%}
     sum(cast({{ relation }}.{{ quantity }} as double))
     {%- else -%}
     sum({{ relation }}.{{ quantity }})

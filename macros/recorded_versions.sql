@@ -1,30 +1,38 @@
 {#-
     Incremental staging (docs/decisions.md, "Increments"). A base model records every delivered row with its judgement and
     its clocks, for one run after another: `recorded_in` is the run that wrote the record, `replaced_in` the later run in
-    which a record of the same key took its place (null for the current one). Nothing is deleted, so whoever reads a base
+    which a record of the same key took its place (null for the current one). Nothing is forgotten, so whoever reads a base
     model later knows from `recorded_in` and `replaced_in` alone what is new to it and what it has to take back.
 
-    A run judges again only the keys that new files bring, and those whose customer became known or was dated anew.
+    A run judges again only the keys that new files bring, and those whose customer became known or was dated anew. It
+    deletes their current records and writes them again, as replaced ones, beside those that take their place: so what a
+    night replaces lies together, wherever it lay before, and whoever asks for it reads nothing else.
 -#}
 
-{#-
-    The rows of all keys that this run has to judge, given CTEs `source` (what new files hold) and `arrivals`. Records are
-    looked for by the number of their key, of which a night reads one column of the whole history.
--#}
-{% macro rows_to_judge(table_name, of_customer=true) -%}
+{#- A CTE `known_records`: the current records of all keys that this run has to judge. None on a first run. -#}
+{% macro known_records(table_name, of_customer=true) -%}
+    {%- if is_incremental() -%}
+    {%- do stop_if_numbered_otherwise(table_name, this) -%}
+known_records as (
+    select * from {{ this }}
+    where {{ is_current_record_of(this, touched_keys(table_name, of_customer)) }}
+),
+    {%- endif -%}
+{%- endmacro %}
+
+{#- The rows of all keys that this run has to judge, given CTEs `source` (what new files hold) and `known_records`. -#}
+{% macro rows_to_judge(table_name) -%}
     {%- set columns = raw_column_names(table_name) | join(', ') -%}
     select
         {{ columns }},
         {{ key_number(table_name) }} as key_number
     from source
     {%- if is_incremental() %}
-    {%- do stop_if_numbered_otherwise(table_name, this) %}
     union
     select
         {{ columns }},
         key_number
-    from {{ this }}
-    where {{ is_current_record_of(this, touched_keys(table_name, of_customer)) }}
+    from known_records
     {%- endif %}
 {%- endmacro %}
 
@@ -217,6 +225,22 @@ final as (
             clocked.in_force_from is not null
             and {{ same_values(version, 'clocked', 'version_ends') }}
             and version_ends.in_force_until is not null
+    {%- if is_incremental() %}
+    union all
+    select
+        {{ raw_column_names(table_name) | join(', ') }},
+        key_number,
+        rejection_reason,
+        {%- if of_customer %}
+        awaited_customer_key,
+        {%- endif %}
+        is_repeat,
+        in_force_from,
+        in_force_until,
+        recorded_in,
+        {{ this_run() }} as replaced_in
+    from known_records
+    {%- endif %}
 )
 {%- endmacro %}
 
@@ -252,17 +276,6 @@ final as (
 {% macro duckdb__this_run() -%}
     (select run_number from raw.this_run)
 {%- endmacro %}
-
-{#- Incremental strategy of the base models: what this run judged takes the place of the current records of its keys. -#}
-{% macro get_incremental_supersede_sql(arguments) %}
-    {%- set columns = arguments.dest_columns | map(attribute='quoted') | join(', ') -%}
-    update {{ arguments.target_relation }}
-    set replaced_in = {{ this_run() }}
-    where {{ is_current_record_of(arguments.target_relation, 'select key_number from ' ~ arguments.temp_relation) }};
-
-    insert into {{ arguments.target_relation }} ({{ columns }})
-    select {{ columns }} from {{ arguments.temp_relation }};
-{% endmacro %}
 
 {#- The run up to which an incremental model holds what base models recorded; none on a first run. -#}
 {% macro last_run_held(relation) -%}

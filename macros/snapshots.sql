@@ -15,38 +15,32 @@
     memory where those of all do not, and DuckDB runs out of it when several in one statement have to go to disk. The SELECT
     stays what it is, and is one statement on other engines; a pass reads its snapshots, written out, where the model reads
     missing_snapshots(). It is for models whose rows hang on no other snapshot that they make.
-
-    What a night appends is inserted as the SELECT gives it: dbt's temporary table, from which it is inserted, is a view then,
-    and nothing is written twice.
 -#}
 {% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql') -%}
-    {%- set selects = [compiled_code] -%}
-    {%- set snapshots_per_pass = (config.get('meta') or {}).get('snapshots_per_pass') -%}
-    {%- if snapshots_per_pass -%}
-        {%- set missing = missing_snapshots() -%}
-        {%- if missing not in compiled_code -%}
-            {{ exceptions.raise_compiler_error(this ~ ' has snapshots_per_pass, but does not read missing_snapshots().') }}
-        {%- endif -%}
-        {%- set selects = [] -%}
-        {%- for snapshots in snapshot_passes(snapshots_per_pass) or [missing] -%}
-            {%- do selects.append(compiled_code | replace(missing, snapshots)) -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {%- if temporary and selects | length == 1 and config.get('incremental_strategy') == 'append' -%}
-        {%- if config.get('contract').enforced -%}
-            {{ get_assert_columns_equivalent(compiled_code) }}
-        {%- endif -%}
-    create temporary view {{ relation.include(database=false, schema=false) }} as (
-        {{ selects[0] }}
-    );
-    {%- else -%}
+    {%- set selects = selects_by_pass(compiled_code) -%}
     {{ dbt.duckdb__create_table_as(temporary, relation, selects[0], language, **kwargs) }}
     {%- for select in selects[1:] %}
     insert into {{ relation.include(database=(not temporary), schema=(not temporary)) }} (
         {{ select }}
     );
     {%- endfor -%}
+{%- endmacro %}
+
+{#- The SELECT of a model, once for each pass. -#}
+{% macro selects_by_pass(compiled_code) -%}
+    {%- set snapshots_per_pass = (config.get('meta') or {}).get('snapshots_per_pass') -%}
+    {%- if not snapshots_per_pass -%}
+        {{ return([compiled_code]) }}
     {%- endif -%}
+    {%- set missing = missing_snapshots() -%}
+    {%- if missing not in compiled_code -%}
+        {{ exceptions.raise_compiler_error(this ~ ' has snapshots_per_pass, but does not read missing_snapshots().') }}
+    {%- endif -%}
+    {%- set selects = [] -%}
+    {%- for snapshots in snapshot_passes(snapshots_per_pass) or [missing] -%}
+        {%- do selects.append(compiled_code | replace(missing, snapshots)) -%}
+    {%- endfor -%}
+    {{ return(selects) }}
 {%- endmacro %}
 
 {#- The missing snapshots, oldest first, as queries for so many each; none when there are no missing snapshots. -#}
@@ -63,28 +57,28 @@
     {{ return(passes) }}
 {%- endmacro %}
 
-{#- The same as a list of literal timestamps, for views that are read for these alone and need not be read in full. -#}
-{% macro missing_timestamps(snapshots) -%}
+{#- The same for customer_features, which names a snapshot by its midnight: a list of literal dates. -#}
+{% macro missing_dates(snapshots) -%}
     {%- if is_incremental() -%}
-        {{ return(literal_timestamps(
+        {{ return(literals_of(
             'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select distinct '
-            ~ 'feature_timestamp from ' ~ this ~ ')'
+            ~ 'feature_timestamp from ' ~ this ~ ')', 'date'
         )) }}
     {%- endif -%}
     {{ return('null') }}
 {%- endmacro %}
 
 {#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}
-{% macro literal_timestamps(query) -%}
-    {{ return(timestamps_listed(run_query(query).columns[0].values() if execute else [])) }}
+{% macro literals_of(query, data_type) -%}
+    {{ return(literals(run_query(query).columns[0].values() if execute else [], data_type)) }}
 {%- endmacro %}
 
-{% macro timestamps_listed(moments) -%}
-    {%- set literals = [] -%}
-    {%- for moment in moments -%}
-        {%- do literals.append("cast('" ~ moment ~ "' as timestamp)") -%}
+{% macro literals(values, data_type) -%}
+    {%- set written = [] -%}
+    {%- for value in values -%}
+        {%- do written.append("cast('" ~ value ~ "' as " ~ data_type ~ ')') -%}
     {%- endfor -%}
-    {{ return(literals | join(', ') or 'null') }}
+    {{ return(written | join(', ') or 'null') }}
 {%- endmacro %}
 
 {#-

@@ -195,8 +195,8 @@ class CustomerFeatures:
         run(f"delete from {HISTORY}.primary_tutors where {CUSTOMER} in ({_listed(customers)})")
         run(
             f"insert into {HISTORY}.primary_tutors select {CUSTOMER}, primary_tutor_id "
-            f"from intermediate.int_customer_session_order where {CUSTOMER} in ({_listed(customers)}) "
-            "and primary_tutor_id is not null"
+            "from intermediate.int_customer_session_order inner join staging.base_customer_arrivals "
+            f"using (customer_key) where {CUSTOMER} in ({_listed(customers)}) and primary_tutor_id is not null"
         )
 
     def with_primary_tutor(self, tutors: Iterable[str]) -> list[str]:

@@ -113,6 +113,7 @@ class History:
         run(
             f"create table {HISTORY}.primary_tutors as select {CUSTOMER}, primary_tutor_id "
             f"from {WAREHOUSE}.intermediate.int_customer_session_order "
+            f"inner join {WAREHOUSE}.staging.base_customer_arrivals using (customer_key) "
             "where snapshot_date = (select max(snapshot_date) from "
             f"{WAREHOUSE}.intermediate.int_customer_session_order) "
             "and primary_tutor_id is not null"

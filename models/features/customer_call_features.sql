@@ -1,19 +1,9 @@
-with sums as (
-    select * from {{ ref('int_customer_sums') }}
+with features as (
+    select * from {{ ref('customer_features') }}
 ),
 
 final as (
-    select
-        customer_id,
-        feature_timestamp,
-        {%- for days in window_days() %}
-        cast(inbound_calls_{{ days }}d as integer) as ib_call_count_{{ days }}d,
-        {%- endfor %}
-        {%- for days in window_days() %}
-        cast(negative_calls_{{ days }}d as integer) as negative_calls_{{ days }}d,
-        {%- endfor %}
-        {{ days_since('latest_inbound_call_on', 'snapshot_date') }} as days_since_last_ib_call
-    from sums
+    {{ family_rows('features', 'call') }}
 )
 
 select * from final

@@ -1,17 +1,8 @@
-{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
+{{ config(materialized='view') }}
 {%- set attributes = ['subscription_tier', 'acquisition_channel', 'grade_level'] -%}
-with spine as (
+with profile_versions as (
     select
-        customer_id,
-        snapshot_date
-    from {{ ref('int_customer_sums') }}
-    where snapshot_date in ({{ missing_snapshots() }})
-),
-
--- Every version is a fact of its own: a later one for an earlier moment does not undo the one that took effect after.
-profile_versions as (
-    select
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         updated_at,
         loaded_at,
         {{ attributes | join(', ') }},
@@ -27,43 +18,36 @@ codes as (
     from {{ ref('profile_codes') }}
 ),
 
-profiles as (
-    select *
-    from (
-        select
-            spine.customer_id,
-            spine.snapshot_date,
-            {%- for attribute in attributes %}
-            profile_versions.{{ attribute }},
-            {%- endfor %}
-            row_number() over (
-                partition by spine.customer_id, spine.snapshot_date
-                order by profile_versions.updated_at desc nulls last, profile_versions.loaded_at desc nulls last
-            ) as recency
-        from spine
-        left join profile_versions
-            on
-                spine.customer_id = profile_versions.customer_id
-                and spine.snapshot_date >= profile_versions.visible_from
-    ) as ranked
-    where recency = 1
+-- Every version is a fact of its own: a later one for an earlier moment does not undo the one that took effect after.
+versions_in_force as (
+    select
+        *,
+        min(visible_from) over (
+            partition by customer_key
+            order by updated_at nulls first, loaded_at nulls first
+            rows between 1 following and unbounded following
+        ) as visible_until
+    from profile_versions
 ),
 
 final as (
     select
-        profiles.customer_id,
-        profiles.snapshot_date,
-        cast(profiles.snapshot_date as timestamp) as feature_timestamp,
+        versions_in_force.customer_key,
+        versions_in_force.visible_from,
+        versions_in_force.visible_until,
         {%- for attribute in attributes %}
         coalesce({{ attribute }}_codes.code, -1) as {{ attribute }}{{ ',' if not loop.last }}
         {%- endfor %}
-    from profiles
+    from versions_in_force
     {%- for attribute in attributes %}
     left join codes as {{ attribute }}_codes
         on
-            profiles.{{ attribute }} = {{ attribute }}_codes.value
+            versions_in_force.{{ attribute }} = {{ attribute }}_codes.value
             and {{ attribute }}_codes.attribute = '{{ attribute }}'
     {%- endfor %}
+    where
+        versions_in_force.visible_until is null
+        or versions_in_force.visible_from < versions_in_force.visible_until
 )
 
 select * from final

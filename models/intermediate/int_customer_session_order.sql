@@ -3,7 +3,7 @@
 with in_scope as (
     select
         customer_id,
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         snapshot_date
     from {{ ref('int_customer_sums') }}
     where snapshot_date in ({{ missing_snapshots() }})
@@ -20,7 +20,7 @@ snapshots as (
 -- A night finds the order anew where something about it is new since the last snapshot; all others keep what they had.
 known as (
     select
-        {{ customer_key('customer_id') }} as customer_key,
+        customer_key,
         primary_tutor_id,
         primary_subject,
         tutor_consistency_score,
@@ -28,22 +28,6 @@ known as (
         first_session_was_success
     from {{ this }}
     where snapshot_date = {{ before }}
-),
-
--- Whose first session has a rating that is new since, or that a snapshot sees or no longer sees for the first time
--- since
-newly_rated_customers as (
-    select customer_key
-    from {{ ref('int_session_lines') }}
-    where
-        position = 1
-        and session_id in (
-            select session_id from {{ ref('int_rating_changes') }}
-            where recorded_in > {{ last_run.recorded_in }}
-            union all
-            select session_id from {{ ref('int_rating_changes') }}
-            where changed_on > {{ before }}
-        )
 ),
 
 -- Whose line of sessions has a place that is new since, or that a snapshot sees for the first time since; or begins
@@ -57,8 +41,40 @@ changed_customers as (
     union
     select customer_key from {{ ref('int_session_lines') }}
     where line_from > {{ before }}
+),
+
+-- Who may have another first session since, or a rating of which the same is true
+customers_with_news_of_the_first as (
+    select customer_key from {{ ref('int_session_lines') }}
+    where
+        position <= 1
+        and (
+            recorded_in > {{ last_run.recorded_in }}
+            or visible_from > {{ before }}
+            or line_from > {{ before }}
+        )
     union
-    select customer_key from newly_rated_customers
+    select customer_key from {{ ref('int_rating_changes') }}
+    where recorded_in > {{ last_run.recorded_in }}
+    union
+    select customer_key from {{ ref('int_rating_changes') }}
+    where changed_on > {{ before }}
+),
+
+same_first_sessions as (
+    select
+        customer_key,
+        first_session_was_success
+    from known
+    where customer_key not in (select news.customer_key from customers_with_news_of_the_first as news)
+),
+
+first_session_spine as (
+    select
+        customer_key,
+        snapshot_date
+    from in_scope
+    where customer_key not in (select same_first_sessions.customer_key from same_first_sessions)
 ),
 
 -- The days that the window of switches has left behind since
@@ -328,16 +344,46 @@ primaries as (
         on seen_sessions.primary_subject_place = of_subject.place
 ),
 
-first_places as (
+{%- set first_session_spine = 'first_session_spine' if last_run else 'spine' %}
+
+line_beginnings as (
     select
+        customer_key,
         line,
+        line_from,
+        position,
+        visible_from,
         session_id
     from {{ ref('int_session_lines') }}
     where
-        position = 1
+        position <= 1
         {%- if last_run %}
-        and line in (select spine_lines.line from spine_lines)
+        and customer_key in (select first_session_spine.customer_key from first_session_spine)
         {%- endif %}
+),
+
+first_places as (
+    select
+        seen_lines.customer_key,
+        seen_lines.snapshot_date,
+        line_beginnings.session_id
+    from (
+        select
+            spine.customer_key,
+            spine.snapshot_date,
+            max(line_beginnings.line) as line
+        from {{ first_session_spine }} as spine
+        inner join line_beginnings
+            on
+                spine.customer_key = line_beginnings.customer_key
+                and spine.snapshot_date >= line_beginnings.line_from
+        group by spine.customer_key, spine.snapshot_date
+    ) as seen_lines
+    inner join line_beginnings
+        on
+            seen_lines.line = line_beginnings.line
+            and seen_lines.snapshot_date >= line_beginnings.visible_from
+    where line_beginnings.position = 1
 ),
 
 -- At most one rating of a session is seen at a time, so what changed so far adds up to it.
@@ -348,17 +394,19 @@ first_sessions as (
         case when rating_stars >= {{ var('success_rating') }} then 1 else 0 end as was_success
     from (
         select
-            counted.customer_key,
-            counted.snapshot_date,
+            first_places.customer_key,
+            first_places.snapshot_date,
             sum(rating_changes.rating_stars) as rating_stars
-        from counted
-        inner join first_places
-            on counted.line = first_places.line
+        from first_places
         inner join {{ ref('int_rating_changes') }} as rating_changes
             on
-                first_places.session_id = rating_changes.session_id
-                and counted.snapshot_date >= rating_changes.changed_on
-        group by counted.customer_key, counted.snapshot_date
+                first_places.customer_key = rating_changes.customer_key
+                and first_places.session_id = rating_changes.session_id
+                and first_places.snapshot_date >= rating_changes.changed_on
+        {%- if last_run %}
+        where rating_changes.customer_key in (select first_session_spine.customer_key from first_session_spine)
+        {%- endif %}
+        group by first_places.customer_key, first_places.snapshot_date
     ) as ratings
 ),
 
@@ -485,13 +533,12 @@ tutor_ratings as (
 
 found as (
     select
-        chosen.customer_id,
+        chosen.customer_key,
         chosen.snapshot_date,
         {{ chosen_tutor }} as primary_tutor_id,
         coalesce(subjects.code, -1) as primary_subject,
         coalesce(chosen.consistency, 0.0) as tutor_consistency_score,
-        coalesce(tutor_switches.switches, 0) as tutor_switches,
-        coalesce(first_sessions.was_success, 0) as first_session_was_success
+        coalesce(tutor_switches.switches, 0) as tutor_switches
     from chosen
     left join next_sessions
         on
@@ -501,22 +548,17 @@ found as (
         on
             chosen.customer_key = tutor_switches.customer_key
             and chosen.snapshot_date = tutor_switches.snapshot_date
-    left join first_sessions
-        on
-            chosen.customer_key = first_sessions.customer_key
-            and chosen.snapshot_date = first_sessions.snapshot_date
     left join subjects
         on coalesce(chosen.subject, next_sessions.subject) = subjects.subject
     {%- if last_run %}
     union all
     select
-        in_scope.customer_id,
+        in_scope.customer_key,
         in_scope.snapshot_date,
         unchanged.primary_tutor_id,
         unchanged.primary_subject,
         unchanged.tutor_consistency_score,
-        unchanged.tutor_switches,
-        unchanged.first_session_was_success
+        unchanged.tutor_switches
     from in_scope
     inner join unchanged
         on in_scope.customer_key = unchanged.customer_key
@@ -525,9 +567,8 @@ found as (
 
 final as (
     select
-        found.customer_id,
+        found.customer_key,
         found.snapshot_date,
-        cast(found.snapshot_date as timestamp) as feature_timestamp,
         found.primary_tutor_id,
         found.primary_subject,
         found.tutor_consistency_score,
@@ -535,9 +576,23 @@ final as (
             cast(tutor_ratings.rating_stars as double) / tutor_ratings.ratings, {{ var('neutral_rating') }}
         ) as primary_tutor_rating,
         found.tutor_switches,
-        found.first_session_was_success,
+        coalesce(
+            first_sessions.was_success,
+            {%- if last_run %}
+            same_first_sessions.first_session_was_success,
+            {%- endif %}
+            0
+        ) as first_session_was_success,
         {{ this_run() }} as recorded_in
     from found
+    left join first_sessions
+        on
+            found.customer_key = first_sessions.customer_key
+            and found.snapshot_date = first_sessions.snapshot_date
+    {%- if last_run %}
+    left join same_first_sessions
+        on found.customer_key = same_first_sessions.customer_key
+    {%- endif %}
     left join tutor_ratings
         on
             found.primary_tutor_id = tutor_ratings.tutor_id

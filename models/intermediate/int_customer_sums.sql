@@ -76,8 +76,8 @@ stretch_to_{{ days }}d as (
 final as (
     select
         signed_up.customer_id,
+        signed_up.customer_key,
         signed_up.snapshot_date,
-        cast(signed_up.snapshot_date as timestamp) as feature_timestamp,
         signed_up.signed_up_at,
         {%- for kind in latest_kinds() %}
         lifetime.latest_{{ kind }}_on,

@@ -18,7 +18,7 @@ replaced_ratings as (
 changes as (
     select
         session_id,
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_from as changed_on,
         direction * rating as rating_stars,
@@ -27,7 +27,7 @@ changes as (
     union all
     select
         session_id,
-        customer_id,
+        {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_until as changed_on,
         -direction * rating as rating_stars,
@@ -39,14 +39,14 @@ changes as (
 final as (
     select
         session_id,
-        customer_id,
+        customer_key,
         tutor_id,
         changed_on,
         cast(sum(rating_stars) as integer) as rating_stars,
         cast(sum(ratings) as integer) as ratings,
         {{ this_run() }} as recorded_in
     from changes
-    group by session_id, customer_id, tutor_id, changed_on
+    group by session_id, customer_key, tutor_id, changed_on
     having
         sum(rating_stars) <> 0
         or sum(ratings) <> 0

@@ -196,6 +196,7 @@ last_places as (
         on
             last_lines.line = places.line
             and last_lines.position = places.position
+    where places.line in (select last_lines.line from last_lines)
 ),
 
 -- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen

@@ -15,6 +15,8 @@ arrivals as (
     from {{ ref('base_customer_arrivals') }}
 ),
 
+{{ known_records('raw_calls') }}
+
 delivered as (
     {{ rows_to_judge('raw_calls') }}
 ),

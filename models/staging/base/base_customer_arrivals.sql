@@ -1,4 +1,4 @@
-{{ config(unique_key='customer_id', incremental_strategy='delete+insert') }}
+{{ config(unique_key='customer_id', incremental_predicates=[]) }}
 with records as (
     select
         customer_id,

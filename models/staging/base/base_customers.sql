@@ -5,8 +5,10 @@ with source as (
     from {{ source('raw', 'raw_customers') }}
 ),
 
+{{ known_records('raw_customers', of_customer=false) }}
+
 delivered as (
-    {{ rows_to_judge('raw_customers', of_customer=false) }}
+    {{ rows_to_judge('raw_customers') }}
 ),
 
 judged as (

@@ -5,8 +5,10 @@ with source as (
     from {{ source('raw', 'raw_tutor_availability') }}
 ),
 
+{{ known_records('raw_tutor_availability', of_customer=false) }}
+
 delivered as (
-    {{ rows_to_judge('raw_tutor_availability', of_customer=false) }}
+    {{ rows_to_judge('raw_tutor_availability') }}
 ),
 
 judged as (

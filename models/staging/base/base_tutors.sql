@@ -5,8 +5,10 @@ with source as (
     from {{ source('raw', 'raw_tutors') }}
 ),
 
+{{ known_records('raw_tutors', of_customer=false) }}
+
 delivered as (
-    {{ rows_to_judge('raw_tutors', of_customer=false) }}
+    {{ rows_to_judge('raw_tutors') }}
 ),
 
 judged as (
