@@ -2,11 +2,11 @@
 
     python -m benchmarks.features_windows <way> <folder>
 
-The task: for every row of int_customer_sums (a customer in scope, a snapshot) the sums of 7, 14 and 30 days
-of SUMMED and the active days, from the facts that the snapshot sees. Each way writes the same Parquet file,
-<way>.parquet. `models` starts from the view of facts over the staged versions, as dbt does. All others start
-from the same facts as a Parquet file: what they would have to do with versions before is spared them, and so
-are the facts that none of these columns counts.
+The task: for every row of int_customers_in_scope (a customer in scope, a snapshot) the sums of 7, 14 and 30
+days of SUMMED and the active days, from the facts that the snapshot sees. Each way writes the same Parquet
+file, <way>.parquet. `models` starts from the view of facts over the staged versions, as dbt does. All others
+start from the same facts as a Parquet file: what they would have to do with versions before is spared them,
+and so are the facts that none of these columns counts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ _ADDED_UP = (*SUMMED, "active_days")
 COLUMNS = tuple(f"{name}_{days}d" for name in _ADDED_UP for days in WINDOWS)
 WAREHOUSE = "warehouse.duckdb"
 # The models that make windows, in their order; lifetime sums come with them, the other ways are spared these.
-_MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customer_sums")
+_MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customers_in_scope")
+# A part of the statement that makes customer_features: so many snapshots at a time, as its meta says.
+_SUMS = "int_customer_sums"
+_SNAPSHOTS = 'select snapshot_date from "warehouse"."intermediate"."int_snapshots"'
+_SNAPSHOTS_PER_PASS = 4
 
 
 def prepare(folder: Path) -> float:
@@ -60,7 +64,7 @@ def prepare(folder: Path) -> float:
         seconds = time.perf_counter() - begin
         connection.execute(
             f"""
-            copy (select customer_id, snapshot_date from warehouse.intermediate.int_customer_sums)
+            copy (select customer_id, snapshot_date from warehouse.intermediate.int_customers_in_scope)
             to '{folder}/spine.parquet'
             """
         )
@@ -86,18 +90,29 @@ def models(folder: Path) -> Callable[[], None]:
     connection = _warehouse(folder, "models")
     connection.execute("create schema raw; create table raw.this_run as from warehouse.raw.this_run")
     connection.execute("create schema intermediate")
-    statements = {}
-    for model in _MODELS:
-        (path,) = folder.glob(f"target/run/**/{model}.sql")
-        # What the statements make here they also read here.
-        statements[model] = re.sub(
-            rf'"warehouse"\."intermediate"\."({"|".join(_MODELS)})"', r'"intermediate"."\1"', path.read_text()
-        )
+    paths = [*(f"target/run/**/{model}.sql" for model in _MODELS), f"target/compiled/**/{_SUMS}.sql"]
+    # What the statements make here they also read here.
+    made_here = re.compile(rf'"warehouse"\."intermediate"\."({"|".join(_MODELS)})"')
+    *statements, sums = (
+        made_here.sub(r'"intermediate"."\1"', path.read_text())
+        for pattern in paths
+        for path in folder.glob(pattern)
+    )
+    dates = [row[0] for row in connection.execute(f"{_SNAPSHOTS} order by snapshot_date").fetchall()]
+    passes = []
+    for first in range(0, len(dates), _SNAPSHOTS_PER_PASS):
+        some = dates[first : first + _SNAPSHOTS_PER_PASS]
+        literals = " union all ".join(f"select date '{date}' as snapshot_date" for date in some)
+        passes.append(sums.replace(_SNAPSHOTS, literals))
 
     def run() -> None:
-        for model, statement in statements.items():
-            connection.execute(f"drop table if exists intermediate.{model}")
+        for table in (*_MODELS[:-1], _SUMS):
+            connection.execute(f"drop table if exists intermediate.{table}")
+        for statement in statements:
             connection.execute(statement)
+        for number, rows in enumerate(passes):
+            start = "insert into" if number else "create table"
+            connection.execute(f"{start} intermediate.{_SUMS} {'' if number else 'as'} {rows}")
         _write(
             connection,
             folder,

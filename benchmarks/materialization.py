@@ -34,7 +34,7 @@ from rich.progress import track
 from benchmarks.measure import Measurement, markdown_table, measure_apart, peak_bytes, write_section
 from benchmarks.redis_server import NoRedisError, redis_server
 from feature_repo.build import TTL, Definitions, build_definitions
-from feature_repo.catalog import load_catalog
+from feature_repo.catalog import WIDE_RELATION, load_catalog
 from feature_repo.paths import feature_export_dir, feature_repo_dir, repository_root
 from feature_repo.store import StoreError, apply, newest_snapshot, open_store
 
@@ -102,34 +102,33 @@ def compare(folder: Path, port: int, customers: int) -> tuple[dict[tuple[str, st
 
 
 def export(directory: Path, customers: int) -> None:
-    """Write the six families' exports of so many customers at FIRST and NEXT."""
+    """Write the features' export of so many customers at FIRST and NEXT."""
     catalog = load_catalog()
     with duckdb.connect() as connection:
-        for family in catalog.families:
-            (directory / family.relation).mkdir(parents=True)
-            files = feature_export_dir() / family.relation / "*.parquet"
-            # The next day everybody has the values of the customer before.
-            connection.execute(
-                f"""
-                copy (
-                    with numbered as (
-                        select
-                            * exclude ({catalog.entity_key}, {catalog.timestamp}),
-                            row_number() over (order by {catalog.entity_key}) - 1 as place,
-                            count(*) over () as available
-                        from read_parquet('{files}')
-                        where {catalog.timestamp} = '{newest_snapshot():%Y-%m-%d}'
-                    )
+        (directory / WIDE_RELATION).mkdir(parents=True)
+        files = feature_export_dir() / WIDE_RELATION / "*.parquet"
+        # The next day everybody has the values of the customer before.
+        connection.execute(
+            f"""
+            copy (
+                with numbered as (
                     select
-                        printf('C%07d', copies.number) as {catalog.entity_key},
-                        timestamp '{FIRST}' + to_days(day::integer) as {catalog.timestamp},
-                        numbered.* exclude (place, available)
-                    from range({customers}) as copies(number)
-                    cross join range(2) as days(day)
-                    inner join numbered on numbered.place = (copies.number + day) % numbered.available
-                ) to '{directory / family.relation / "1.parquet"}' (format parquet)
-                """
-            )
+                        * exclude ({catalog.entity_key}, {catalog.timestamp}),
+                        row_number() over (order by {catalog.entity_key}) - 1 as place,
+                        count(*) over () as available
+                    from read_parquet('{files}')
+                    where {catalog.timestamp} = '{newest_snapshot():%Y-%m-%d}'
+                )
+                select
+                    printf('C%07d', copies.number) as {catalog.entity_key},
+                    timestamp '{FIRST}' + to_days(day::integer) as {catalog.timestamp},
+                    numbered.* exclude (place, available)
+                from range({customers}) as copies(number)
+                cross join range(2) as days(day)
+                inner join numbered on numbered.place = (copies.number + day) % numbered.available
+            ) to '{directory / WIDE_RELATION / "1.parquet"}' (format parquet)
+            """
+        )
 
 
 def configuration(store: str, way: str, place: Path, port: int) -> dict:

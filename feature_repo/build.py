@@ -1,5 +1,5 @@
-"""Feast objects built from the dbt YAML: one entity, a source and a feature view for each of the six families
-and for the predictions, the feature services."""
+"""Feast objects built from the dbt YAML: one entity, a feature view for each of the six families and for the
+predictions, a source for the features and one for the predictions, the feature services."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feast.data_format import ParquetFormat
 from feast.types import FeastType, Float64, Int32, String
 from feast.value_type import ValueType
 
-from feature_repo.catalog import Family, Feature, FeatureCatalog, load_catalog
+from feature_repo.catalog import WIDE_RELATION, Family, Feature, FeatureCatalog, load_catalog
 from feature_repo.paths import feature_export_dir
 from feature_repo.predictions import (
     PREDICTIONS_RELATION,
@@ -67,8 +67,10 @@ def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | 
         value_type=ValueType.STRING,
         description=catalog.entity_description,
     )
-    families = tuple(_family_view(family, catalog, entity, export_dir) for family in catalog.families)
-    predictions = _predictions_view(load_predictions(), catalog, entity, export_dir)
+    features_source = _source(WIDE_RELATION, catalog, export_dir)
+    predictions_source = _source(PREDICTIONS_RELATION, catalog, export_dir)
+    families = tuple(_family_view(family, catalog, entity, features_source) for family in catalog.families)
+    predictions = _predictions_view(load_predictions(), catalog, entity, predictions_source)
     views = (*families, predictions)
     services = (
         *(_service(name, catalog, families) for name in catalog.services),
@@ -78,7 +80,7 @@ def build_definitions(catalog: FeatureCatalog | None = None, export_dir: Path | 
             description="What the champion predicts of a customer now: scores, tier, reasons, model version",
         ),
     )
-    sources = (*(view.batch_source for view in views), *(view.stream_source for view in views))
+    sources = (features_source, predictions_source, *(view.stream_source for view in views))
     return Definitions(entity, sources, views, services)
 
 
@@ -87,6 +89,11 @@ def served_relations(catalog: FeatureCatalog | None = None) -> tuple[str, ...]:
     predictions."""
     catalog = catalog or load_catalog()
     return (*(family.relation for family in catalog.families), PREDICTIONS_RELATION)
+
+
+def exported_relation(served: str) -> str:
+    """The relation in whose export a served relation is: the families share that of all features."""
+    return served if served == PREDICTIONS_RELATION else WIDE_RELATION
 
 
 def _source(relation: str, catalog: FeatureCatalog, export_dir: Path) -> FileSource:
@@ -102,21 +109,21 @@ def _source(relation: str, catalog: FeatureCatalog, export_dir: Path) -> FileSou
     )
 
 
-def _family_view(family: Family, catalog: FeatureCatalog, entity: Entity, export_dir: Path) -> FeatureView:
+def _family_view(family: Family, catalog: FeatureCatalog, entity: Entity, source: FileSource) -> FeatureView:
     fields = [_field(feature) for feature in family.features]
     return _view(
-        family.relation, family.description, {"family": family.name}, fields, catalog, entity, export_dir
+        family.relation, family.description, {"family": family.name}, fields, catalog, entity, source
     )
 
 
 def _predictions_view(
-    predictions: ServedPredictions, catalog: FeatureCatalog, entity: Entity, export_dir: Path
+    predictions: ServedPredictions, catalog: FeatureCatalog, entity: Entity, source: FileSource
 ) -> FeatureView:
     fields = [
         Field(name=column.name, dtype=FEAST_TYPES[column.data_type], description=column.description)
         for column in predictions.columns
     ]
-    return _view(PREDICTIONS_RELATION, predictions.description, {}, fields, catalog, entity, export_dir)
+    return _view(PREDICTIONS_RELATION, predictions.description, {}, fields, catalog, entity, source)
 
 
 def _view(
@@ -126,7 +133,7 @@ def _view(
     fields: list[Field],
     catalog: FeatureCatalog,
     entity: Entity,
-    export_dir: Path,
+    source: FileSource,
 ) -> FeatureView:
     view = FeatureView(
         name=relation,
@@ -139,7 +146,7 @@ def _view(
         # What is pushed between nights goes to the online store alone; history stays what the exports hold.
         source=PushSource(
             name=f"{relation}_push",
-            batch_source=_source(relation, catalog, export_dir),
+            batch_source=source,
             description=f"Rows of {relation} that the stream computes between nights",
         ),
         online=True,

@@ -53,7 +53,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Family:
-    """The features that are computed, exported and served together: one dbt model, one Feast feature view."""
+    """The features that are served together: one dbt model, one Feast feature view."""
 
     name: str
     relation: str

@@ -60,7 +60,7 @@ def manifest_columns(manifest: Path) -> dict[str, Columns]:
 
 
 def export_columns(export_dir: Path) -> dict[str, Columns]:
-    """Columns of the Parquet exports, one relation a sub-directory of ``export_dir``.
+    """Columns of the Parquet exports in ``export_dir``, those of the features by the families that read them.
 
     Raises ``ValueError`` when the files of a relation differ: Feast reads them as one table.
     """
@@ -73,6 +73,12 @@ def export_columns(export_dir: Path) -> dict[str, Columns]:
             ).fetchall()
             if relations.setdefault(file.parent.name, rows) != rows:
                 raise ValueError(f"{file} has other columns than the files before it in {file.parent}.")
+    features = relations.pop(WIDE_RELATION, None)
+    if features is not None:
+        catalog = load_catalog()
+        for family in catalog.families:
+            of_others = {feature.name for feature in catalog.features if feature.family != family.name}
+            relations[family.relation] = [column for column in features if column[0] not in of_others]
     return relations
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dbt.adapters.duckdb.plugins import BasePlugin
 from duckdb import DuckDBPyConnection
 
-from feature_repo.catalog import load_catalog
+from feature_repo.catalog import WIDE_RELATION
 from feature_repo.paths import PARTIAL, feature_export_dir
 from feature_repo.predictions import PREDICTIONS_RELATION
 from feature_repo.row_groups import set_row_group_size
@@ -26,7 +26,7 @@ class Plugin(BasePlugin):
         Nobody else writes there now: DuckDB lets one process at a time open the warehouse to write.
         """
         set_row_group_size(conn)
-        for relation in (*(family.relation for family in load_catalog().families), PREDICTIONS_RELATION):
+        for relation in (WIDE_RELATION, PREDICTIONS_RELATION):
             folder = feature_export_dir() / relation
             folder.mkdir(parents=True, exist_ok=True)
             for partial in folder.glob(f"*{PARTIAL}"):

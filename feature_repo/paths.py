@@ -35,8 +35,8 @@ def warehouse_path() -> Path:
 
 
 def feature_export_dir() -> Path:
-    """Directory of dbt's Parquet exports, one sub-directory a family (``FEATURE_EXPORT_DIR``, default
-    ``data/features``)."""
+    """Directory of dbt's Parquet exports, a sub-directory for the features and one for the predictions
+    (``FEATURE_EXPORT_DIR``, default ``data/features``)."""
     return _from_environment("FEATURE_EXPORT_DIR", "data/features")
 
 

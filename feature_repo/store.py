@@ -23,9 +23,10 @@ from feature_repo.build import (
     TTL,
     Definitions,
     build_definitions,
+    exported_relation,
     served_relations,
 )
-from feature_repo.catalog import load_catalog
+from feature_repo.catalog import WIDE_RELATION, load_catalog
 from feature_repo.online import OnlineRows, in_utc, online_rows
 from feature_repo.paths import feature_export_dir, feature_repo_dir
 
@@ -129,13 +130,14 @@ def check_sources(store: FeatureStore, service: str | None = None) -> None:
         needed = {each.name for each in store.get_feature_service(service).feature_view_projections}
         views = [view for view in views if view.name in needed]
     for view in views:
-        expected = feature_export_dir() / view.name
+        relation = exported_relation(view.name)
+        expected = feature_export_dir() / relation
         if Path(view.batch_source.path) != expected:
             raise StoreError(
                 f"{view.name} is registered to read {view.batch_source.path}, but the exports are in "
                 f"{expected}; run `python -m feature_repo apply`."
             )
-        _check_exported(view.name)
+        _check_exported(relation)
 
 
 def progress_mark(view: FeatureView) -> datetime | None:
@@ -150,21 +152,14 @@ def progress_mark(view: FeatureView) -> datetime | None:
 def newest_snapshot() -> datetime:
     """The newest ``feature_timestamp`` in the exports, in UTC.
 
-    Raises ``StoreError`` when there is no export or the families end at different snapshots.
+    Raises ``StoreError`` when there is no export.
     """
-    catalog = load_catalog()
-    newest = {}
-    for family in catalog.families:
-        _check_exported(family.relation)
-        with duckdb.connect() as connection:
-            newest[family.relation] = connection.execute(
-                f"select max({catalog.timestamp}) from read_parquet($files)",
-                {"files": _export_files(family.relation)},
-            ).fetchone()[0]
-    if len(set(newest.values())) > 1:
-        ends = ", ".join(f"{relation} at {time}" for relation, time in newest.items())
-        raise StoreError(f"The exports end at different snapshots ({ends}); run `dbt build` again.")
-    time = next(iter(newest.values()))
+    _check_exported(WIDE_RELATION)
+    with duckdb.connect() as connection:
+        (time,) = connection.execute(
+            f"select max({load_catalog().timestamp}) from read_parquet($files)",
+            {"files": _export_files(WIDE_RELATION)},
+        ).fetchone()
     if time is None:
         raise StoreError(f"The exports in {feature_export_dir()} have no rows; run `dbt build` first.")
     return time.replace(tzinfo=UTC)
@@ -240,8 +235,7 @@ def _customers_in_force(as_of: datetime) -> int:
             where {catalog.timestamp} between $oldest and $as_of
             """,
             {
-                # The six families have the same keys: any of them tells.
-                "files": _export_files(catalog.families[0].relation),
+                "files": _export_files(WIDE_RELATION),
                 "oldest": (as_of - TTL).replace(tzinfo=None),
                 "as_of": as_of.replace(tzinfo=None),
             },

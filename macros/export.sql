@@ -1,7 +1,7 @@
 {#-
-    Feast's offline store reads Parquet: one directory a feature family, one file a run, named by the run's as-of date.
-    A file holds the snapshots that no other file holds, so a repeated run writes the same file again, a killed one is
-    made up for by the next, and nothing is written twice.
+    Feast's offline store reads Parquet: one directory, which the feature views of all families read, one file a run, named by
+    the run's as-of date. A file holds the snapshots that no other file holds, so a repeated run writes the same file again,
+    a killed one is made up for by the next, and nothing is written twice.
 -#}
 {% macro export_features(relation) %}
     {%- if execute -%}
@@ -26,10 +26,9 @@
 {% endmacro %}
 
 {% macro duckdb__export_features(relation) %}
-    {%- set directory = env_var('FEATURE_EXPORT_DIR', '') or 'data/features' -%}
+    {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/' ~ relation.identifier -%}
     {%- set snapshots = run_query('select distinct feature_timestamp from ' ~ relation).columns[0].values() -%}
-    {%- for family in feature_families() if snapshots -%}
-        {%- set folder = directory ~ '/customer_' ~ family ~ '_features' -%}
+    {%- if snapshots -%}
         {%- set file = folder ~ '/' ~ (snapshots | max).date() ~ '.parquet' -%}
         {%- set others = [] -%}
         {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows if row[0] != file -%}
@@ -38,27 +37,26 @@
         {%- if flags.FULL_REFRESH -%}
             {#- Everything goes into one file; the others are emptied first, as SQL cannot delete a file. -#}
             {%- for other in others -%}
-                {%- do duckdb__export(family_rows(relation, family) ~ ' limit 0', other) -%}
+                {%- do duckdb__export('select * from ' ~ relation ~ ' limit 0', other) -%}
             {%- endfor -%}
             {%- set others = [] -%}
         {%- endif -%}
-        {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
-        {%- set order = 'feature_timestamp' ~ (', customer_id' if others else '') -%}
         {%- if others -%}
             {%- set exported = run_query(
                 "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])"
             ).columns[0].values() -%}
         {%- endif -%}
+        {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
         {%- do duckdb__export(
-            family_rows(relation, family)
+            'select * from ' ~ relation
             ~ (
                 ' where feature_timestamp in (' ~ literals(snapshots | reject('in', exported), 'timestamp') ~ ')'
                 if others else ''
             )
-            ~ ' order by ' ~ order,
+            ~ ' order by feature_timestamp' ~ (', customer_id' if others else ''),
             file
         ) -%}
-    {%- endfor -%}
+    {%- endif -%}
 {% endmacro %}
 
 {#-

@@ -30,3 +30,17 @@
         {{ return(run_query('select max(line) from ' ~ lines).columns[0].values()[0]) }}
     {%- endif -%}
 {%- endmacro %}
+
+{#- The value, null or not, in the row of a group with the greatest position. -#}
+{% macro value_at_greatest(value, position) -%}
+    {{ return(adapter.dispatch('value_at_greatest')(value, position)) }}
+{%- endmacro %}
+
+{% macro default__value_at_greatest(value, position) -%}
+    max_by({{ value }}, {{ position }})
+{%- endmacro %}
+
+{#- DuckDB's max_by passes over rows whose value is null. -#}
+{% macro duckdb__value_at_greatest(value, position) -%}
+    arg_max_null({{ value }}, {{ position }})
+{%- endmacro %}

@@ -1,12 +1,37 @@
 {#-
-    The snapshots that a model does not hold yet: all on a first run, the new ones in a nightly run. A snapshot that is
-    written is never computed again, and one that a killed or missed run left out is made up for.
+    The snapshots that a model does not hold yet: all on a first run, the new ones, written out, in a nightly run. A snapshot
+    that is written is never computed again, and one that a killed or missed run left out is made up for.
 -#}
 {% macro missing_snapshots() -%}
-    select snapshot_date from {{ ref('int_snapshots') }}
-    {%- if is_incremental() %}
-    where snapshot_date not in (select distinct existing.snapshot_date from {{ this }} as existing)
-    {%- endif %}
+    {{ return(snapshots_not_in(this if is_incremental(), 'snapshot_date')) }}
+{%- endmacro %}
+
+{#- The same for customer_features, and for what is computed only on its way there. Looked up by name: a ref would close a circle. -#}
+{% macro snapshots_without_features() -%}
+    {%- set features = adapter.get_relation(this.database, 'features', 'customer_features') if execute -%}
+    {{ return(snapshots_not_in(
+        features if features and features.is_table and not should_full_refresh(), 'cast(feature_timestamp as date)'
+    )) }}
+{%- endmacro %}
+
+{% macro snapshots_not_in(relation, snapshot_date) -%}
+    {%- set snapshots = ref('int_snapshots') -%}
+    {%- if relation and execute -%}
+        {%- set missing = run_query(
+            'select snapshot_date from ' ~ snapshots ~ ' where snapshot_date not in (select ' ~ snapshot_date ~ ' from '
+            ~ relation ~ ' group by 1) order by snapshot_date'
+        ).columns[0].values() -%}
+        {{ return(snapshots_listed(missing) if missing else 'select snapshot_date from ' ~ snapshots ~ ' where false') }}
+    {%- endif -%}
+    {{ return('select snapshot_date from ' ~ snapshots) }}
+{%- endmacro %}
+
+{% macro snapshots_listed(dates) -%}
+    {%- set selects = [] -%}
+    {%- for date in dates -%}
+        {%- do selects.append("select cast('" ~ date ~ "' as date) as snapshot_date") -%}
+    {%- endfor -%}
+    {{ return(selects | join(' union all ')) }}
 {%- endmacro %}
 
 {#-
@@ -14,13 +39,13 @@
     many at a time, each time by an `insert` of its own in the model's transaction: the hash tables of some snapshots fit into
     memory where those of all do not, and DuckDB runs out of it when several in one statement have to go to disk. The SELECT
     stays what it is, and is one statement on other engines; a pass reads its snapshots, written out, where the model reads
-    missing_snapshots(). It is for models whose rows hang on no other snapshot that they make.
+    snapshots_without_features(). It is for a model whose rows hang on no other snapshot that it makes.
 -#}
 {% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql') -%}
     {%- set selects = selects_by_pass(compiled_code) -%}
     {{ dbt.duckdb__create_table_as(temporary, relation, selects[0], language, **kwargs) }}
     {%- for select in selects[1:] %}
-    insert into {{ relation.include(database=(not temporary), schema=(not temporary)) }} (
+    insert into {{ relation.include(database=(not temporary), schema=(not temporary)) }} by name (
         {{ select }}
     );
     {%- endfor -%}
@@ -32,40 +57,18 @@
     {%- if not snapshots_per_pass -%}
         {{ return([compiled_code]) }}
     {%- endif -%}
-    {%- set missing = missing_snapshots() -%}
+    {%- set missing = snapshots_without_features() -%}
     {%- if missing not in compiled_code -%}
-        {{ exceptions.raise_compiler_error(this ~ ' has snapshots_per_pass, but does not read missing_snapshots().') }}
+        {{ exceptions.raise_compiler_error(
+            this ~ ' has snapshots_per_pass, but does not read snapshots_without_features().'
+        ) }}
     {%- endif -%}
     {%- set selects = [] -%}
-    {%- for snapshots in snapshot_passes(snapshots_per_pass) or [missing] -%}
-        {%- do selects.append(compiled_code | replace(missing, snapshots)) -%}
+    {%- set dates = run_query('select snapshot_date from (' ~ missing ~ ') as missing order by snapshot_date').columns[0].values() -%}
+    {%- for some_dates in dates | list | batch(snapshots_per_pass) -%}
+        {%- do selects.append(compiled_code | replace(missing, snapshots_listed(some_dates))) -%}
     {%- endfor -%}
-    {{ return(selects) }}
-{%- endmacro %}
-
-{#- The missing snapshots, oldest first, as queries for so many each; none when there are no missing snapshots. -#}
-{% macro snapshot_passes(snapshots_per_pass) -%}
-    {%- set passes = [] -%}
-    {%- set missing = run_query(missing_snapshots() ~ ' order by snapshot_date').columns[0].values() | list -%}
-    {%- for dates in missing | batch(snapshots_per_pass) -%}
-        {%- set selects = [] -%}
-        {%- for date in dates -%}
-            {%- do selects.append("select cast('" ~ date ~ "' as date) as snapshot_date") -%}
-        {%- endfor -%}
-        {%- do passes.append(selects | join(' union all ')) -%}
-    {%- endfor -%}
-    {{ return(passes) }}
-{%- endmacro %}
-
-{#- The same for customer_features, which names a snapshot by its midnight: a list of literal dates. -#}
-{% macro missing_dates(snapshots) -%}
-    {%- if is_incremental() -%}
-        {{ return(literals_of(
-            'select snapshot_date from ' ~ snapshots ~ ' where cast(snapshot_date as timestamp) not in (select distinct '
-            ~ 'feature_timestamp from ' ~ this ~ ')', 'date'
-        )) }}
-    {%- endif -%}
-    {{ return('null') }}
+    {{ return(selects or [compiled_code]) }}
 {%- endmacro %}
 
 {#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}
@@ -86,13 +89,13 @@
     start anew: on a first run, and after the tiles were rebuilt (`tiles_built_in`). A literal, because only a literal
     spares the scan of all that lies before.
 -#}
-{% macro last_snapshot_before_missing(tiles) -%}
+{% macro last_snapshot_before_missing(tiles, missing) -%}
     {%- if is_incremental() and execute -%}
         {%- set last_before -%}
             select max(snapshot_date)
             from {{ this }}
             where
-                snapshot_date < (select min(snapshot_date) from ({{ missing_snapshots() }}) as missing)
+                snapshot_date < (select min(snapshot_date) from ({{ missing }}) as missing)
                 and tiles_built_in = (select min(recorded_in) from {{ tiles }})
         {%- endset -%}
         {{ return(run_query(last_before).columns[0].values()[0]) }}
@@ -103,7 +106,7 @@
     The last snapshot in an incremental model before the first that it misses, and the run that wrote it: whatever base
     models recorded or replaced in later runs is news to it. None when it has to start anew.
 -#}
-{% macro last_run_before_missing(relation) -%}
+{% macro last_run_before_missing(relation, missing) -%}
     {%- if is_incremental() and execute -%}
         {%- do stop_if_rebuilt_since(relation) -%}
         {%- set last_before -%}
@@ -115,7 +118,7 @@
                 snapshot_date = (
                     select max(snapshot_date)
                     from {{ relation }}
-                    where snapshot_date < (select min(snapshot_date) from ({{ missing_snapshots() }}) as missing)
+                    where snapshot_date < (select min(snapshot_date) from ({{ missing }}) as missing)
                 )
             group by snapshot_date
         {%- endset -%}

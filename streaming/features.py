@@ -196,7 +196,8 @@ class CustomerFeatures:
         run(
             f"insert into {HISTORY}.primary_tutors select {CUSTOMER}, primary_tutor_id "
             "from intermediate.int_customer_session_order inner join staging.base_customer_arrivals "
-            f"using (customer_key) where {CUSTOMER} in ({_listed(customers)}) and primary_tutor_id is not null"
+            f"using (customer_key) where {CUSTOMER} in ({_listed(customers)}) "
+            "and primary_tutor_id is not null"
         )
 
     def with_primary_tutor(self, tutors: Iterable[str]) -> list[str]:

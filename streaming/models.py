@@ -127,7 +127,8 @@ def read_models(manifest: Mapping[str, Any], variables: Mapping[str, Any]) -> Mo
                 is_static=not from_raw[node["unique_id"]],
             )
             for node in chosen
-            if node["resource_type"] == "model"
+            # What is ephemeral is part of the statements that read it.
+            if node["resource_type"] == "model" and node["config"]["materialized"] != "ephemeral"
         ),
         seeds=tuple(
             f"{node['schema']}.{node['alias']}" for node in chosen if node["resource_type"] == "seed"

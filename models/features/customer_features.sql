@@ -2,21 +2,16 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='fail',
+    meta={'snapshots_per_pass': 4},
     post_hook={'sql': "{{ export_features(this) }}", 'transaction': false},
 ) }}
-{%- set missing = missing_dates(ref('int_snapshots')) %}
 with sums as (
     select * from {{ ref('int_customer_sums') }}
-    {%- if is_incremental() %}
-    where snapshot_date in ({{ missing }})
-    {%- endif %}
 ),
 
 session_order as (
     select * from {{ ref('int_customer_session_order') }}
-    {%- if is_incremental() %}
-    where snapshot_date in ({{ missing }})
-    {%- endif %}
+    where snapshot_date in ({{ snapshots_without_features() }})
 ),
 
 profiles as (

@@ -2,14 +2,11 @@
 {#- Everything dated hangs on this model, so a feed with too many rejected rows stops the build here. -#}
 -- depends_on: {{ ref('rejection_summary') }}
 with landed as (
-    {% for feed in feeds() %}
-    {%- set event_times = {'calls': 'called_at', 'app_events': 'occurred_at', 'tutor_availability': 'week_start'} -%}
     select
-        'raw_{{ feed }}' as source_table,
-        max(coalesce(loaded_at, cast({{ event_times.get(feed, 'updated_at') }} as timestamp))) as last_landed_at
-    from {{ ref('base_' ~ feed) }}
-    {{ 'union all' if not loop.last }}
-    {% endfor %}
+        source_table,
+        max(last_landed_at) as last_landed_at
+    from {{ ref('version_counts') }}
+    group by source_table
 ),
 
 landed_everywhere as (

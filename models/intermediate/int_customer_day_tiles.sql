@@ -36,7 +36,7 @@ replaced_{{ kind }}_facts as (
         customer_key,
         event_at,
         visible_from as changed_on,
-        direction as sign,
+        sign,
         {{ quantities() | join(', ') }}
     from {{ kind }}_facts
     union all
@@ -44,7 +44,7 @@ replaced_{{ kind }}_facts as (
         customer_key,
         event_at,
         visible_until as changed_on,
-        -direction as sign,
+        -sign as sign,
         {{ quantities() | join(', ') }}
     from replaced_{{ kind }}_facts
 ),

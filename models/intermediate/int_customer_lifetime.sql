@@ -1,7 +1,8 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
-{%- set before = last_snapshot_before_missing(ref('int_customer_day_tiles')) %}
+{%- set missing = missing_snapshots() %}
+{%- set before = last_snapshot_before_missing(ref('int_customer_day_tiles'), missing) %}
 with snapshots as (
-    {{ missing_snapshots() }}
+    {{ missing }}
 ),
 
 {%- if before %}

@@ -1,12 +1,13 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
-{%- set last_run = last_run_before_missing(this) %}
+{%- set missing = missing_snapshots() %}
+{%- set last_run = last_run_before_missing(this, missing) %}
 with in_scope as (
     select
         customer_id,
         customer_key,
         snapshot_date
-    from {{ ref('int_customer_sums') }}
-    where snapshot_date in ({{ missing_snapshots() }})
+    from {{ ref('int_customers_in_scope') }}
+    where snapshot_date in ({{ missing }})
 ),
 
 snapshots as (

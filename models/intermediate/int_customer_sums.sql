@@ -1,42 +1,14 @@
-{{ config(
-    materialized='incremental', incremental_strategy='append', on_schema_change='fail',
-    meta={'snapshots_per_pass': 4}
-) }}
+{{ config(materialized='ephemeral') }}
+{%- set missing = snapshots_without_features() %}
 with snapshots as (
-    {{ missing_snapshots() }}
+    {{ missing }}
 ),
 
-lifetime as (
-    select * from {{ ref('int_customer_lifetime') }}
-    where
-        snapshot_date in ({{ missing_snapshots() }})
-        and latest_activity_on >= {{ days_from('snapshot_date', -(var('in_scope_days') | int)) }}
+in_scope as (
+    select * from {{ ref('int_customers_in_scope') }}
+    where snapshot_date in ({{ missing }})
 ),
 
-customers as (
-    select
-        customer_id,
-        {{ customer_key('customer_id') }} as customer_key,
-        signed_up_at,
-        {{ visible_from('signed_up_at') }} as visible_from,
-        in_force_until as visible_until
-    from {{ ref('stg_customers') }}
-    where {{ is_ever_visible('signed_up_at') }}
-),
-
--- Customers whose signup a snapshot sees
-signed_up as (
-    select
-        customers.customer_id,
-        customers.customer_key,
-        snapshots.snapshot_date,
-        customers.signed_up_at
-    from customers
-    inner join snapshots
-        on {{ is_visible_at('snapshots.snapshot_date', 'customers') }}
-),
-
--- Windows
 window_days as (
     {%- for day in range(1, window_days()[-1] + 1) %}
     select
@@ -72,19 +44,9 @@ stretch_to_{{ days }}d as (
 ),
 
 {% endfor %}
--- In scope: a signup that the snapshot sees, and a sign of life in the last in_scope_days
 final as (
     select
-        signed_up.customer_id,
-        signed_up.customer_key,
-        signed_up.snapshot_date,
-        signed_up.signed_up_at,
-        {%- for kind in latest_kinds() %}
-        lifetime.latest_{{ kind }}_on,
-        {%- endfor %}
-        {%- for quantity in lifetime_quantities() %}
-        lifetime.{{ quantity }}_lifetime,
-        {%- endfor %}
+        in_scope.*,
         {%- for days in window_days() %}
         {%- set outer_loop = loop %}
         {%- for quantity in windowed_quantities(days) %}
@@ -95,16 +57,12 @@ final as (
         {{- ',' if not (outer_loop.last and loop.last) }}
         {%- endfor %}
         {%- endfor %}
-    from signed_up
-    inner join lifetime
-        on
-            signed_up.customer_key = lifetime.customer_key
-            and signed_up.snapshot_date = lifetime.snapshot_date
+    from in_scope
     {%- for days in window_days() %}
     left join stretch_to_{{ days }}d
         on
-            signed_up.customer_key = stretch_to_{{ days }}d.customer_key
-            and signed_up.snapshot_date = stretch_to_{{ days }}d.snapshot_date
+            in_scope.customer_key = stretch_to_{{ days }}d.customer_key
+            and in_scope.snapshot_date = stretch_to_{{ days }}d.snapshot_date
     {%- endfor %}
 )
 

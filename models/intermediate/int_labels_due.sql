@@ -48,7 +48,7 @@ session_records as (
         resolved_at,
         rating,
         rated_at,
-        direction
+        sign
     from (
         {{ news_since(last.recorded_in, ref('base_sessions')) }}
     ) as records
@@ -65,7 +65,7 @@ session_facts as (
         tutor_id,
         resolved_at as event_at,
         cast(null as integer) as rating,
-        direction
+        sign
     from session_records
     union all
     select
@@ -74,7 +74,7 @@ session_facts as (
         cast(null as {{ dbt.type_string() }}) as tutor_id,
         rated_at as event_at,
         rating,
-        direction
+        sign
     from session_records
     where rating is not null
 ),
@@ -86,14 +86,14 @@ changed_sessions as (
         cast(event_at as date) as event_date
     from session_facts
     group by customer_id, session_id, tutor_id, event_at, rating
-    having sum(direction) <> 0
+    having sum(sign) <> 0
 ),
 
 signup_records as (
     select
         customer_id,
         signed_up_at,
-        direction
+        sign
     from (
         {{ news_since(last.recorded_in, ref('base_customers')) }}
     ) as records
@@ -109,7 +109,7 @@ changed_signups as (
         cast('1900-01-01' as date) as event_date
     from signup_records
     group by customer_id, signed_up_at
-    having sum(direction) <> 0
+    having sum(sign) <> 0
 ),
 
 news as (

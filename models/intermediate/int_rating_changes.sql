@@ -21,8 +21,8 @@ changes as (
         {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_from as changed_on,
-        direction * rating as rating_stars,
-        direction as ratings
+        sign * rating as rating_stars,
+        sign as ratings
     from ratings
     union all
     select
@@ -30,8 +30,8 @@ changes as (
         {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_until as changed_on,
-        -direction * rating as rating_stars,
-        -direction as ratings
+        -sign * rating as rating_stars,
+        -sign as ratings
     from replaced_ratings
 ),
 

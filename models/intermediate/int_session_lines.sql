@@ -3,8 +3,8 @@
 {%- set last_line = greatest_line(this) %}
 {%- set version = 'session_id, customer_key, tutor_id, subject, resolved_at, outcome_known_at, visible_from, '
     ~ 'visible_until' %}
-{%- set same_session = same_values(['session_id', 'direction'], 'versions', 'interrupted_sessions') %}
--- What is said of sessions now (direction 1), and of the same sessions before (-1)
+{%- set same_session = same_values(['session_id', 'sign'], 'versions', 'interrupted_sessions') %}
+-- What is said of sessions now (sign 1), and of the same sessions before (-1)
 with session_outcomes as (
     select
         session_id,
@@ -14,7 +14,7 @@ with session_outcomes as (
         resolved_at,
         visible_from,
         visible_until,
-        direction
+        sign
     from (
         {{ news(ref('int_session_outcomes'), last_run) }}
     ) as outcomes
@@ -25,7 +25,7 @@ with session_outcomes as (
 completions as (
     select
         session_id,
-        direction,
+        sign,
         min({{ delivered_at('loaded_at') }}) as first_delivered_at
     from (
         {{ news(ref('base_sessions'), last_run) }}
@@ -33,7 +33,7 @@ completions as (
     where
         {{ is_version() }}
         and status = 'completed'
-    group by session_id, direction
+    group by session_id, sign
 ),
 
 -- Versions that agree in all that matters here are one
@@ -44,19 +44,19 @@ same_outcomes as (
         tutor_id,
         subject,
         resolved_at,
-        direction,
+        sign,
         min(visible_from) as visible_from,
         max(coalesce(visible_until, {{ far_off() }})) as visible_until,
         sum({{ dbt.datediff('visible_from', 'coalesce(visible_until, ' ~ far_off() ~ ')', 'day') }}) as visible_days
     from session_outcomes
-    group by session_id, customer_key, tutor_id, subject, resolved_at, direction
+    group by session_id, customer_key, tutor_id, subject, resolved_at, sign
 ),
 
 -- … unless others came between them.
 interrupted_sessions as (
     select
         session_id,
-        direction
+        sign
     from same_outcomes
     where visible_days < {{ dbt.datediff('visible_from', 'visible_until', 'day') }}
 ),
@@ -70,7 +70,7 @@ outcomes as (
         resolved_at,
         visible_from,
         visible_until,
-        direction
+        sign
     from same_outcomes as versions
     where not exists (
         select 1 from interrupted_sessions
@@ -85,7 +85,7 @@ outcomes as (
         resolved_at,
         visible_from,
         coalesce(visible_until, {{ far_off() }}) as visible_until,
-        direction
+        sign
     from session_outcomes as versions
     where exists (
         select 1 from interrupted_sessions
@@ -103,12 +103,12 @@ sayings as (
         {{ known_at('outcomes.resolved_at', 'completions.first_delivered_at') }} as outcome_known_at,
         outcomes.visible_from,
         outcomes.visible_until,
-        outcomes.direction
+        outcomes.sign
     from outcomes
     inner join completions
         on
             outcomes.session_id = completions.session_id
-            and outcomes.direction = completions.direction
+            and outcomes.sign = completions.sign
 ),
 
 {%- if last_line %}
@@ -116,8 +116,8 @@ sayings as (
 compared as (
     select
         {{ version }},
-        max(case when direction = 1 then 1 else 0 end) as is_said_now,
-        max(case when direction = 1 then 0 else 1 end) as was_said_before
+        max(case when sign = 1 then 1 else 0 end) as is_said_now,
+        max(case when sign = 1 then 0 else 1 end) as was_said_before
     from sayings
     group by {{ version }}
 ),
@@ -150,7 +150,8 @@ known_lines as (
     where line >= first_line
 ),
 
--- How far the last lines reach, by subject. Hardly more than numbers: a night reads them of the whole history.
+-- How far the last lines reach, by subject. Hardly more than numbers, and most of them never fall along a line: a night
+-- reads them of the whole history.
 last_subjects as (
     select
         known_lines.line,
@@ -159,7 +160,11 @@ last_subjects as (
         places.subject,
         max(places.position) as position,
         max(places.visible_from) as visible_from,
-        max(places.sessions_of_subject) as sessions_of_subject
+        max(places.outcome_known_at) as outcome_known_at,
+        max(places.sessions_of_subject) as sessions_of_subject,
+        max(places.greatest_subject) as greatest_subject,
+        max(places.run) as run,
+        {{ value_at_greatest('places.tutor_id', 'places.position') }} as tutor_id
     from {{ this }} as places
     inner join known_lines
         on places.line = known_lines.line
@@ -169,34 +174,19 @@ last_subjects as (
     group by known_lines.line, known_lines.line_from, known_lines.customer_key, places.subject
 ),
 
-last_lines as (
+last_places as (
     select
         line,
         line_from,
         customer_key,
         max(position) as position,
-        max(visible_from) as visible_from
+        max(visible_from) as all_visible_from,
+        max(outcome_known_at) as outcome_known_at,
+        max(greatest_subject) as greatest_subject,
+        max(run) as run,
+        {{ value_at_greatest('tutor_id', 'position') }} as tutor_id
     from last_subjects
     group by line, line_from, customer_key
-),
-
-last_places as (
-    select
-        last_lines.line,
-        last_lines.line_from,
-        last_lines.customer_key,
-        last_lines.position,
-        last_lines.visible_from as all_visible_from,
-        places.tutor_id,
-        places.outcome_known_at,
-        places.greatest_subject,
-        places.run
-    from last_lines
-    inner join {{ this }} as places
-        on
-            last_lines.line = places.line
-            and last_lines.position = places.position
-    where places.line in (select last_lines.line from last_lines)
 ),
 
 -- A new session goes to the end of its customer's last line, if it is in turn: known after all sessions there, seen
@@ -250,7 +240,7 @@ customers as (
 sessions_to_lay_out as (
     select {{ version }} from sayings
     where
-        direction = 1
+        sign = 1
         and customer_key in (select customers.customer_key from customers)
     union
     select

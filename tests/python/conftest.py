@@ -20,7 +20,7 @@ from benchmarks.redis_server import NoRedisError, redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).parent / "dbt"
-SELECTION = ("+path:models/features", "+customer_labels", "+rejected_rows")
+SELECTION = ("path:models/staging", "+path:models/features", "+customer_labels", "+rejected_rows")
 
 Record = dict[str, Any]
 

@@ -37,6 +37,7 @@ from moto.server import ThreadedMotoServer
 from test_feast import write_configuration
 from test_training import CATALOG, ROOT, run_command
 
+from feature_repo.catalog import WIDE_RELATION
 from feature_repo.store import apply, open_store
 from training import export_files
 from training.__main__ import main
@@ -637,13 +638,11 @@ def test_the_command_exports_from_feast_what_a_plain_join_gives(
     warehouse, folder, tmp_path, bucket, monkeypatch, caplog, capsys
 ) -> None:
     source = warehouse.cursor()
-    for family in CATALOG.families:
-        (tmp_path / "features" / family.relation).mkdir(parents=True)
-        names = ", ".join(feature.name for feature in family.features)
-        source.execute(
-            f"copy (select customer_id, feature_timestamp, {names} from features.customer_features)"
-            f" to '{tmp_path / 'features' / family.relation / 'part.parquet'}' (format parquet)"
-        )
+    (tmp_path / "features" / WIDE_RELATION).mkdir(parents=True)
+    source.execute(
+        f"copy features.{WIDE_RELATION}"
+        f" to '{tmp_path / 'features' / WIDE_RELATION / 'part.parquet'}' (format parquet)"
+    )
     source.execute(f"attach '{tmp_path / 'warehouse.duckdb'}' as written")
     source.execute("create schema written.features; create schema written.labels")
     for table in ("features.customer_features", "labels.customer_labels"):

@@ -129,10 +129,6 @@ def write_warehouse(directory: Path, frame: pd.DataFrame, catalog: FeatureCatalo
             table = wide.select([*keys, *names])
             connection.register("family", table)
             connection.execute(f"create table features.{relation} as select * from family")
-            (warehouse.exports / relation).mkdir(parents=True)
-            for run in runs.unique():
-                rows = table.filter(pa.array(runs == run))
-                pq.write_table(rows, warehouse.exports / relation / f"{run}.parquet")
         predictions = synthetic_predictions(frame, catalog)
         connection.register("predicted", predictions)
         connection.execute(
@@ -144,10 +140,11 @@ def write_warehouse(directory: Path, frame: pd.DataFrame, catalog: FeatureCatalo
         connection.execute(
             "create table predictions.model_versions as select 'v1' as model_version, true as is_champion"
         )
-        (warehouse.exports / PREDICTIONS_RELATION).mkdir()
-        for run in runs.unique():
-            rows = predictions.filter(pa.array(runs == run))
-            pq.write_table(rows, warehouse.exports / PREDICTIONS_RELATION / f"{run}.parquet")
+        for relation, rows in ((WIDE_RELATION, wide), (PREDICTIONS_RELATION, predictions)):
+            (warehouse.exports / relation).mkdir(parents=True)
+            for run in runs.unique():
+                of_run = rows.filter(pa.array(runs == run))
+                pq.write_table(of_run, warehouse.exports / relation / f"{run}.parquet")
     return warehouse
 
 
@@ -554,9 +551,6 @@ def test_apply_follows_moved_exports(
     assert {progress_mark(view) for view in registered_views(store)} == {FIRST_RUN.replace(tzinfo=UTC)}
     materialize(store)
     assert online_agrees(store, warehouse, LAST_RUN)
-    (copied / CATALOG.families[2].relation / f"{LAST_RUN:%Y-%m-%d}.parquet").unlink()
-    with pytest.raises(StoreError, match="The exports end at different snapshots"):
-        newest_snapshot()
     for file in copied.glob("*/*.parquet"):
         file.unlink()
     with pytest.raises(StoreError, match=r"There is no Parquet file in .* run `dbt build` first"):

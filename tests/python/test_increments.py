@@ -62,12 +62,12 @@ def killed_at(model: str, directory: Path, work: Path, as_of: datetime = AS_OF) 
 
 
 def test_a_build_may_be_killed_anywhere(raw: RawData, fresh: Warehouse, tmp_path: Path) -> None:
-    """Killed in staging, in the tiles, in the sums and in the features; then run once more."""
+    """Killed in staging, in the tiles, in the order of sessions and in the features; then run once more."""
     directory = tmp_path / "raw"
     raw.landed_between(None, AS_OF - 7 * DAY).write(directory, name="before")
     dbt_build(directory, tmp_path, options=OPTIONS, **VARIABLES | {"as_of": AS_OF - 7 * DAY})
     raw.landed_between(AS_OF - 7 * DAY, AS_OF).write(directory, name="after")
-    models = ["base_customers", "base_sessions", "int_customer_day_tiles", "int_customer_sums"]
+    models = ["base_customers", "base_sessions", "int_customer_day_tiles", "int_customer_session_order"]
     for model in [*models, "customer_features"]:
         killed_at(model, directory, tmp_path)
     warehouse, _ = dbt_build(directory, tmp_path, options=OPTIONS, **VARIABLES)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from feature_repo import files
-from feature_repo.catalog import load_catalog
+from feature_repo.catalog import WIDE_RELATION, load_catalog
 from scoring.release import (
     MODEL_NAMES,
     Calibration,
@@ -1078,13 +1078,10 @@ def test_the_command_trains_from_feast(columns, tmp_path):
     warehouse = tmp_path / "warehouse.duckdb"
     exports = tmp_path / "exports"
     with warehouse_of(columns) as source:
-        for family in CATALOG.families:
-            (exports / family.relation).mkdir(parents=True)
-            names = ", ".join(feature.name for feature in family.features)
-            source.execute(
-                f"copy (select customer_id, feature_timestamp, {names} from features.customer_features)"
-                f" to '{exports / family.relation / 'part.parquet'}' (format parquet)"
-            )
+        (exports / WIDE_RELATION).mkdir(parents=True)
+        source.execute(
+            f"copy features.{WIDE_RELATION} to '{exports / WIDE_RELATION / 'part.parquet'}' (format parquet)"
+        )
         source.execute(f"attach '{warehouse}' as written")
         source.execute("create schema written.features; create schema written.labels")
         for table in ("features.customer_features", "labels.customer_labels"):

@@ -1,56 +1,61 @@
 {{ config(post_hook="{{ stop_if_too_many_rejected(this) }}") }}
 
-with rejected_rows as (
+with counts as (
     select
         source_table,
-        reason
-    from {{ ref('rejected_rows') }}
+        verdict,
+        sum(versions) as versions
+    from {{ ref('version_counts') }}
+    group by source_table, verdict
 ),
 
-accepted as (
+feeds as (
     {% for feed in feeds() %}
-    select
-        cast('raw_{{ feed }}' as varchar) as source_table,
-        count(*) as accepted_versions
-    from {{ ref('stg_' ~ feed) }}
+    select cast('raw_{{ feed }}' as varchar) as source_table
     {{ 'union all' if not loop.last }}
     {% endfor %}
-),
-
-rejected_by_reason as (
-    select
-        source_table,
-        reason,
-        count(*) as rejected_versions
-    from rejected_rows
-    group by source_table, reason
 ),
 
 rejected as (
     select
         source_table,
-        sum(rejected_versions) as rejected_versions,
-        max(case when reason_rank = 1 then reason end) as main_reason
+        sum(versions) as rejected_versions,
+        max(case when reason_rank = 1 then verdict end) as main_reason
     from (
         select
             *,
-            row_number() over (partition by source_table order by rejected_versions desc, reason asc) as reason_rank
-        from rejected_by_reason
+            row_number() over (partition by source_table order by versions desc, verdict asc) as reason_rank
+        from counts
+        where
+            verdict <> 'accepted'
+            and versions > 0
     ) as ranked
     group by source_table
 ),
 
+versions as (
+    select
+        feeds.source_table,
+        cast(coalesce(accepted.versions, 0) as bigint) as accepted_versions,
+        cast(coalesce(rejected.rejected_versions, 0) as bigint) as rejected_versions,
+        rejected.main_reason
+    from feeds
+    left join counts as accepted
+        on
+            feeds.source_table = accepted.source_table
+            and accepted.verdict = 'accepted'
+    left join rejected
+        on feeds.source_table = rejected.source_table
+),
+
 final as (
     select
-        accepted.source_table,
-        accepted.accepted_versions,
-        cast(coalesce(rejected.rejected_versions, 0) as bigint) as rejected_versions,
-        coalesce(cast(rejected.rejected_versions as double), 0)
-        / greatest(accepted.accepted_versions + coalesce(rejected.rejected_versions, 0), 1) as rejected_share,
-        rejected.main_reason
-    from accepted
-    left join rejected
-        on accepted.source_table = rejected.source_table
+        source_table,
+        accepted_versions,
+        rejected_versions,
+        cast(rejected_versions as double) / greatest(accepted_versions + rejected_versions, 1) as rejected_share,
+        main_reason
+    from versions
 )
 
 select * from final
