@@ -65,6 +65,7 @@
         ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone, read_in integer)'
     ) -%}
     {%- do duckdb__number_this_run() -%}
+    {%- do duckdb__stop_if_numbered_otherwise() -%}
     {%- set unread_files = duckdb__find_unread_files(directory, extensions) -%}
     {%- set salt = duckdb__salt_of_forgotten_customers() -%}
     {%- for name in raw_tables() -%}

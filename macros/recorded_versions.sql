@@ -5,14 +5,13 @@
     model later knows from `recorded_in` and `replaced_in` alone what is new to it and what it has to take back.
 
     A run judges again only the keys that new files bring, and those whose customer became known or was dated anew. It
-    deletes their current records and writes them again, as replaced ones, beside those that take their place: so what a
-    night replaces lies together, wherever it lay before, and whoever asks for it reads nothing else.
+    writes their current records once more, as replaced ones, beside those that take their place, and deletes them where
+    they were: so what a night replaces lies together, and whoever asks for it reads nothing else.
 -#}
 
 {#- A CTE `known_records`: the current records of all keys that this run has to judge. None on a first run. -#}
 {% macro known_records(table_name, of_customer=true) -%}
     {%- if is_incremental() -%}
-    {%- do stop_if_numbered_otherwise(table_name, this) -%}
 known_records as (
     select * from {{ this }}
     where {{ is_current_record_of(this, touched_keys(table_name, of_customer)) }}
@@ -118,21 +117,19 @@ known_records as (
 {%- endmacro %}
 
 {#- DuckDB does not promise that another version of it hashes alike. Then no record would be found any more. -#}
-{% macro stop_if_numbered_otherwise(table_name, relation) %}
-    {%- if execute -%}
-        {% do adapter.dispatch('stop_if_numbered_otherwise')(table_name, relation) %}
-    {%- endif -%}
-{% endmacro %}
-
-{% macro default__stop_if_numbered_otherwise(table_name, relation) %}
-{% endmacro %}
-
-{% macro duckdb__stop_if_numbered_otherwise(table_name, relation) %}
-    {%- if run_query(
-        'select 1 from (select * from ' ~ relation ~ ' limit 1) as any_record where key_number <> ' ~ key_number(table_name)
-    ).rows -%}
+{% macro duckdb__stop_if_numbered_otherwise() %}
+    {%- set checks = [] -%}
+    {%- for feed in feeds() if duckdb__base_table(feed) and not flags.FULL_REFRESH -%}
+        {%- set relation = duckdb__base_table(feed) -%}
+        {%- do checks.append(
+            "select '" ~ relation ~ "' from (select * from " ~ relation ~ ' limit 1) as any_record where key_number <> '
+            ~ key_number('raw_' ~ feed)
+        ) -%}
+    {%- endfor -%}
+    {%- set numbered_otherwise = run_query(checks | join(' union all ')).columns[0].values() if checks else [] -%}
+    {%- if numbered_otherwise -%}
         {{ exceptions.raise_compiler_error(
-            relation ~ " was built by a version of DuckDB that hashes otherwise. Run 'dbt build --full-refresh'."
+            numbered_otherwise | join(', ') ~ " was built by a version of DuckDB that hashes otherwise. Run 'dbt build --full-refresh'."
         ) }}
     {%- endif -%}
 {% endmacro %}
@@ -279,6 +276,34 @@ final as (
 
 {% macro duckdb__this_run() -%}
     (select run_number from raw.this_run)
+{%- endmacro %}
+
+{#- Incremental strategy of the base models: what this run judged takes the place of the current records of its keys. -#}
+{% macro get_incremental_supersede_sql(arguments) %}
+    {%- set columns = arguments.dest_columns | map(attribute='quoted') | join(', ') -%}
+    insert into {{ arguments.target_relation }} ({{ columns }})
+    select {{ columns }} from {{ arguments.temp_relation }};
+
+    {{ delete_superseded_records(arguments.target_relation) }}
+{% endmacro %}
+
+{#-
+    Which have been written once more, as replaced ones, beside the new ones. By a table of their keys, whose size DuckDB knows
+    when it plans: it sorts rows out while it reads them then, instead of joining the whole history.
+-#}
+{% macro delete_superseded_records(relation) -%}
+    {%- set run = run_query('select ' ~ this_run()).columns[0].values()[0] -%}
+    {%- set keys = relation.identifier ~ '__keys' -%}
+    create temporary table {{ keys }} as
+    select distinct key_number from {{ relation }}
+    where recorded_in = {{ run }};
+
+    delete from {{ relation }}
+    where
+        recorded_in < {{ run }}
+        and {{ default__is_current_record_of(relation, 'select key_number from ' ~ keys) }};
+
+    drop table {{ keys }};
 {%- endmacro %}
 
 {#- The run up to which an incremental model holds what base models recorded; none on a first run. -#}

@@ -1,4 +1,4 @@
-{{ config(unique_key='customer_id', incremental_predicates=[]) }}
+{{ config(unique_key='customer_id', incremental_strategy='delete+insert') }}
 with records as (
     select
         customer_id,
