@@ -38,6 +38,7 @@ from benchmarks.features_report import plot, tables
 from benchmarks.measure import Measurement, connect, measure_apart, warehouse_settings, write_section
 from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
+from pipeline.steps import NIGHT
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ _PLOT = "docs/performance.svg"
 _RESULTS = "data/benchmarks/features.json"
 _WITHOUT_TESTS = ("--exclude-resource-type", "test", "unit_test")
 _FULL_BUILD = ("build", "--select", "+customer_features", *_WITHOUT_TESTS)
-_NIGHT = ("build",)
+_NIGHT = ("build", *NIGHT)
 
 Results = dict[str, dict[str, Any]]
 

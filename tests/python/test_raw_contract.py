@@ -92,7 +92,11 @@ def test_too_many_rejected_rows_stop_the_build(directory: Path, tmp_path: Path) 
         "* replace (case when hash(call_id) % 2 = 0 then 7 else 0 end as sentiment_score)",
     )
     warehouse, run = dbt_build(
-        directory, tmp_path / "work", select=(*STAGING, "+customer_features"), check=False, max_rejected_share=0.4
+        directory,
+        tmp_path / "work",
+        select=(*STAGING, "+customer_features"),
+        check=False,
+        max_rejected_share=0.4,
     )
     assert re.search(
         r"Raw table raw_calls: \d+ of \d+ versions \(\d+\.\d %\) break the contract, "
