@@ -372,12 +372,12 @@ first_places as (
         select
             spine.customer_key,
             spine.snapshot_date,
-            max(line_beginnings.line) as line
+            max(lines_begun.line) as line
         from {{ first_session_spine }} as spine
-        inner join line_beginnings
+        inner join line_beginnings as lines_begun
             on
-                spine.customer_key = line_beginnings.customer_key
-                and spine.snapshot_date >= line_beginnings.line_from
+                spine.customer_key = lines_begun.customer_key
+                and spine.snapshot_date >= lines_begun.line_from
         group by spine.customer_key, spine.snapshot_date
     ) as seen_lines
     inner join line_beginnings
