@@ -41,7 +41,3 @@
         {%- endfor %}
     from {{ relation }}
 {%- endmacro %}
-
-{% macro feature_families() %}
-    {{ return(['session', 'call', 'engagement', 'payment', 'tutor', 'profile']) }}
-{% endmacro %}
