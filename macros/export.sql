@@ -26,7 +26,7 @@
 {% endmacro %}
 
 {% macro duckdb__export_features(relation) %}
-    {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/' ~ relation.identifier -%}
+    {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/customer_features' -%}
     {%- set snapshots = run_query('select distinct feature_timestamp from ' ~ relation).columns[0].values() -%}
     {%- if snapshots -%}
         {%- set file = folder ~ '/' ~ (snapshots | max).date() ~ '.parquet' -%}
