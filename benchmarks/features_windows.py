@@ -11,6 +11,7 @@ and so are the facts that none of these columns counts.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -39,10 +40,10 @@ COLUMNS = tuple(f"{name}_{days}d" for name in _ADDED_UP for days in WINDOWS)
 WAREHOUSE = "warehouse.duckdb"
 # The models that make windows, in their order; lifetime sums come with them, the other ways are spared these.
 _MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customers_in_scope")
-# A part of the statement that makes customer_features: so many snapshots at a time, as its meta says.
+# A part of the statement that makes customer_features, some snapshots at a time.
 _SUMS = "int_customer_sums"
+_FEATURES = "model.customer_health.customer_features"
 _SNAPSHOTS = 'select snapshot_date from "warehouse"."intermediate"."int_snapshots"'
-_SNAPSHOTS_PER_PASS = 4
 
 
 def prepare(folder: Path) -> float:
@@ -99,9 +100,11 @@ def models(folder: Path) -> Callable[[], None]:
         for path in folder.glob(pattern)
     )
     dates = [row[0] for row in connection.execute(f"{_SNAPSHOTS} order by snapshot_date").fetchall()]
+    features = json.loads((folder / "target" / "manifest.json").read_text())["nodes"][_FEATURES]
+    per_pass = features["config"]["meta"]["snapshots_per_pass"]
     passes = []
-    for first in range(0, len(dates), _SNAPSHOTS_PER_PASS):
-        some = dates[first : first + _SNAPSHOTS_PER_PASS]
+    for first in range(0, len(dates), per_pass):
+        some = dates[first : first + per_pass]
         literals = " union all ".join(f"select date '{date}' as snapshot_date" for date in some)
         passes.append(sums.replace(_SNAPSHOTS, literals))
 

@@ -50,7 +50,7 @@
         {%- do duckdb__export(
             'select * from ' ~ relation
             ~ (
-                ' where feature_timestamp in (' ~ literals(snapshots | reject('in', exported), 'timestamp') ~ ')'
+                ' where feature_timestamp in (' ~ timestamps_listed(snapshots | reject('in', exported)) ~ ')'
                 if others else ''
             )
             ~ ' order by feature_timestamp' ~ (', customer_id' if others else ''),

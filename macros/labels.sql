@@ -44,7 +44,7 @@
                         or {{ label_became_mature('feature_timestamp', last[1], last[2]) }}
                     order by feature_timestamp
                 {%- endset -%}
-                {%- set snapshots = literals_of(snapshots_due, 'timestamp') -%}
+                {%- set snapshots = literal_timestamps(snapshots_due) -%}
                 {{ return({'recorded_in': last[0], 'as_of': last[1], 'snapshots': snapshots}) }}
             {%- endif -%}
         {%- endif -%}

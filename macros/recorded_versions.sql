@@ -119,12 +119,14 @@ known_records as (
 {#- DuckDB does not promise that another version of it hashes alike. Then no record would be found any more. -#}
 {% macro duckdb__stop_if_numbered_otherwise() %}
     {%- set checks = [] -%}
-    {%- for feed in feeds() if duckdb__base_table(feed) and not flags.FULL_REFRESH -%}
+    {%- for feed in feeds() if not flags.FULL_REFRESH -%}
         {%- set relation = duckdb__base_table(feed) -%}
-        {%- do checks.append(
-            "select '" ~ relation ~ "' from (select * from " ~ relation ~ ' limit 1) as any_record where key_number <> '
-            ~ key_number('raw_' ~ feed)
-        ) -%}
+        {%- if relation -%}
+            {%- do checks.append(
+                "select '" ~ relation ~ "' from (select * from " ~ relation ~ ' limit 1) as any_record where key_number <> '
+                ~ key_number('raw_' ~ feed)
+            ) -%}
+        {%- endif -%}
     {%- endfor -%}
     {%- set numbered_otherwise = run_query(checks | join(' union all ')).columns[0].values() if checks else [] -%}
     {%- if numbered_otherwise -%}

@@ -72,16 +72,16 @@
 {%- endmacro %}
 
 {#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}
-{% macro literals_of(query, data_type) -%}
-    {{ return(literals(run_query(query).columns[0].values() if execute else [], data_type)) }}
+{% macro literal_timestamps(query) -%}
+    {{ return(timestamps_listed(run_query(query).columns[0].values() if execute else [])) }}
 {%- endmacro %}
 
-{% macro literals(values, data_type) -%}
-    {%- set written = [] -%}
-    {%- for value in values -%}
-        {%- do written.append("cast('" ~ value ~ "' as " ~ data_type ~ ')') -%}
+{% macro timestamps_listed(moments) -%}
+    {%- set literals = [] -%}
+    {%- for moment in moments -%}
+        {%- do literals.append("cast('" ~ moment ~ "' as timestamp)") -%}
     {%- endfor -%}
-    {{ return(written | join(', ') or 'null') }}
+    {{ return(literals | join(', ') or 'null') }}
 {%- endmacro %}
 
 {#-

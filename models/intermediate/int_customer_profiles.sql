@@ -36,7 +36,7 @@ final as (
         versions_in_force.visible_from,
         versions_in_force.visible_until,
         {%- for attribute in attributes %}
-        coalesce({{ attribute }}_codes.code, -1) as {{ attribute }}{{ ',' if not loop.last }}
+        {{ attribute }}_codes.code as {{ attribute }}{{ ',' if not loop.last }}
         {%- endfor %}
     from versions_in_force
     {%- for attribute in attributes %}
