@@ -11,12 +11,13 @@
 
 {#-
     Write the rows of a query as the Parquet file of that name, whole or not at all: beside it first, under a name that no
-    reader of the folder takes for an export (feature_repo/dbt_plugin.py).
+    reader of the folder takes for an export (feature_repo/dbt_plugin.py). DuckDB writes a row group with one thread, and its
+    own size leaves a snapshot to one.
 -#}
 {% macro duckdb__export(query, file) %}
     {%- set partial = file ~ '.partial' -%}
     {%- do run_query(
-        'copy (' ~ query ~ ") to '" ~ partial ~ "' (format parquet, compression zstd, use_tmp_file false)"
+        'copy (' ~ query ~ ") to '" ~ partial ~ "' (format parquet, compression zstd, row_group_size 49152, use_tmp_file false)"
     ) -%}
     {%- do run_query("select put_in_place('" ~ partial ~ "')") -%}
 {% endmacro %}

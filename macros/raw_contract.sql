@@ -81,13 +81,11 @@
 {% macro duckdb__extensions_of_raw_tables(directory) %}
     {%- set found = [] -%}
     {%- set folders = [] -%}
-    {%- for extension in ['parquet', 'csv'] -%}
-        {%- for row in run_query(
-            "select distinct parse_path(file)[-2] from glob('" ~ directory ~ '/raw_*/*.' ~ extension ~ "')"
-        ).rows if row[0] in raw_tables() -%}
-            {%- do folders.append(row[0]) -%}
-            {%- do found.append(extension) -%}
-        {%- endfor -%}
+    {%- for row in run_query(
+        "select distinct parse_path(file)[-2], split_part(file, '.', -1) from glob('" ~ directory ~ "/raw_*/*')"
+    ).rows if row[0] in raw_tables() and row[1] in ['parquet', 'csv'] -%}
+        {%- do folders.append(row[0]) -%}
+        {%- do found.append(row[1]) -%}
     {%- endfor -%}
     {%- if not folders -%}
         {{ exceptions.raise_compiler_error(
@@ -101,7 +99,7 @@
             ~ '/*.parquet (or *.csv), found no such file.'
         ) }}
     {%- endfor -%}
-    {{ return(found | unique | list) }}
+    {{ return(found | unique | sort) }}
 {% endmacro %}
 
 {#- Greater than the number of the run before, and than any that a base model holds should that have been dropped. -#}
@@ -347,13 +345,18 @@
     end
 {%- endmacro %}
 
-{#- Whether a comma-separated list holds an item that the seed's column does not. -#}
+{#- Whether a comma-separated list of a row to judge holds an item that the seed's column does not. -#}
 {% macro has_item_outside(column, relation, item) %}
     {{- return(adapter.dispatch('has_item_outside')(column, relation, item)) -}}
 {% endmacro %}
 
+{#- Each list that is delivered is taken apart once: there are few of them. -#}
 {% macro duckdb__has_item_outside(column, relation, item) -%}
-    not list_has_all((select list({{ item }}) from {{ relation }}), string_split(replace({{ column }}, ' ', ''), ','))
+    {{ column }} in (
+        select lists.{{ column }}
+        from (select distinct {{ column }} from delivered) as lists
+        where not list_has_all((select list({{ item }}) from {{ relation }}), string_split(replace(lists.{{ column }}, ' ', ''), ','))
+    )
 {%- endmacro %}
 
 {% macro is_not_a_number(column) %}

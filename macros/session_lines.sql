@@ -7,12 +7,22 @@
 {%- endmacro %}
 
 {% macro one_number(first, second) -%}
-    {{ first }} * {{ million() }} + {{ second }}
+    ({{ first }}) * {{ million() }} + {{ second }}
 {%- endmacro %}
 
 {#- The place of a session in its line of sessions. -#}
 {% macro session_place(line, position) -%}
     cast({{ one_number(line, position) }} as bigint)
+{%- endmacro %}
+
+{#- Orders the subjects of a line by their sessions so far, then by their last position, and says which subject it is. -#}
+{% macro greatest_subject(sessions_of_subject, position, code) -%}
+    {{ one_number(one_number(sessions_of_subject, position), 'coalesce(' ~ code ~ ', -1) + 1') }}
+{%- endmacro %}
+
+{#- The code of the subject in such a number. -#}
+{% macro code_of_greatest_subject(greatest_subject) -%}
+    cast(mod({{ greatest_subject }}, {{ million() }}) - 1 as integer)
 {%- endmacro %}
 
 {#- What stands for no beginning, and for no end. -#}

@@ -85,21 +85,33 @@
 {%- endmacro %}
 
 {#-
-    The last snapshot in an incremental model before the first that it misses, from which sums go on; none when they have to
-    start anew: on a first run, and after the tiles were rebuilt (`tiles_built_in`). A literal, because only a literal
-    spares the scan of all that lies before.
+    The last snapshot in an incremental model before the first that it misses, from which sums go on, and the last one that is a
+    month older (long ago, without any). None when sums have to start anew: on a first run, and after the tiles were rebuilt
+    (`tiles_built_in`). Literals, because only a literal spares the scan of all that lies before.
 -#}
-{% macro last_snapshot_before_missing(tiles, missing) -%}
+{% macro earlier_snapshots(tiles, missing) -%}
     {%- if is_incremental() and execute -%}
-        {%- set last_before -%}
-            select max(snapshot_date)
+        {%- set held -%}
+            select
+                snapshot_date,
+                {{ days_from('snapshot_date', window_days()[-1]) }} as month_after
             from {{ this }}
             where
                 snapshot_date < (select min(snapshot_date) from ({{ missing }}) as missing)
                 and tiles_built_in = (select min(recorded_in) from {{ tiles }})
+            group by snapshot_date
+            order by snapshot_date desc
         {%- endset -%}
-        {{ return(run_query(last_before).columns[0].values()[0]) }}
+        {%- set rows = run_query(held).rows -%}
+        {%- if rows -%}
+            {%- set older = [] -%}
+            {%- for row in rows if row[1] <= rows[0][0] -%}
+                {%- do older.append(row[0]) -%}
+            {%- endfor -%}
+            {{ return({'last': rows[0][0], 'month_before': older[0] if older else '1900-01-01'}) }}
+        {%- endif -%}
     {%- endif -%}
+    {{ return({}) }}
 {%- endmacro %}
 
 {#-

@@ -35,7 +35,7 @@ that the hashes of two companies cannot be compared.
 
 _KEYS = "staging.base_customer_arrivals"
 _SURROGATE_KEY = "customer_key"
-"""Intermediate tables know customers by a number alone (`macros/customer_key.sql`): `_KEYS` says by which."""
+"""Intermediate tables know customers by a number (`macros/surrogate_keys.sql`): `_KEYS` says by which."""
 
 
 class ForgetError(Exception):

@@ -1,6 +1,8 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 {%- set missing = missing_snapshots() %}
-{%- set before = last_snapshot_before_missing(ref('int_customer_day_tiles'), missing) %}
+{%- set earlier = earlier_snapshots(ref('int_customer_day_tiles'), missing) %}
+{%- set before = earlier.last %}
+{%- set month_ago = earlier.month_before %}
 with snapshots as (
     {{ missing }}
 ),
@@ -16,10 +18,41 @@ new_tiles as (
 ),
 
 -- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
--- a day it is found anew, from all their tiles.
+-- a day it is found anew, from what changed in the last month and what a snapshot knew before …
 corrected_customers as (
     select distinct customer_key from new_tiles
     where {{ takes_facts_back() }}
+),
+
+tiles_of_the_month as (
+    select * from {{ ref('int_customer_day_tiles') }}
+    where
+        changed_on > cast('{{ month_ago }}' as date)
+        and changed_on <= cast('{{ before }}' as date)
+        and customer_key in (select corrected.customer_key from corrected_customers as corrected)
+),
+
+known_a_month_ago as (
+    select * from {{ this }}
+    where
+        snapshot_date = cast('{{ month_ago }}' as date)
+        and customer_key in (select corrected.customer_key from corrected_customers as corrected)
+),
+
+-- … or from all their tiles, where that was a day from which facts were taken back since.
+corrected_long_ago as (
+    select distinct known.customer_key
+    from known_a_month_ago as known
+    inner join (
+        select * from new_tiles
+        union all
+        select * from tiles_of_the_month
+    ) as tiles
+        on known.customer_key = tiles.customer_key
+    where
+        {%- for kind, quantity in latest_kinds().items() %}
+        {{ 'or ' if not loop.first }}(tiles.{{ quantity }} < 0 and known.latest_{{ kind }}_on = tiles.{{ day_of_kind(kind) }})
+        {%- endfor %}
 ),
 
 tiles as (
@@ -45,10 +78,14 @@ tiles as (
         0 as {{ quantity }},
         {%- endfor %}
         false as is_new
-    from {{ ref('int_customer_day_tiles') }} as earlier
-    inner join corrected_customers as corrected
-        on earlier.customer_key = corrected.customer_key
-    where earlier.changed_on <= cast('{{ before }}' as date)
+    from (
+        select * from tiles_of_the_month
+        union all
+        select * from {{ ref('int_customer_day_tiles') }}
+        where
+            changed_on <= cast('{{ month_ago }}' as date)
+            and customer_key in (select corrected.customer_key from corrected_long_ago as corrected)
+    ) as earlier
 ),
 {%- endif %}
 
@@ -110,7 +147,10 @@ known as (
         known.customer_key,
         (select min(snapshots.snapshot_date) from snapshots) as snapshot_date,
         {%- for kind in latest_kinds() %}
-        case when corrected.customer_key is null then known.latest_{{ kind }}_on end as latest_{{ kind }}_on,
+        case
+            when corrected.customer_key is null then known.latest_{{ kind }}_on
+            when corrected_long_ago.customer_key is null then known_a_month_ago.latest_{{ kind }}_on
+        end as latest_{{ kind }}_on,
         {%- endfor %}
         {%- for quantity in lifetime_quantities() %}
         known.{{ quantity }}_lifetime as {{ quantity }}{{ ',' if not loop.last }}
@@ -118,6 +158,10 @@ known as (
     from {{ this }} as known
     left join corrected_customers as corrected
         on known.customer_key = corrected.customer_key
+    left join corrected_long_ago
+        on known.customer_key = corrected_long_ago.customer_key
+    left join known_a_month_ago
+        on known.customer_key = known_a_month_ago.customer_key
     where known.snapshot_date = cast('{{ before }}' as date)
 ),
 

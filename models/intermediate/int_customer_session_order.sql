@@ -11,7 +11,7 @@ with in_scope as (
 ),
 
 snapshots as (
-    select distinct snapshot_date from in_scope
+    {{ missing }}
 ),
 
 {%- if last_run %}
@@ -148,34 +148,13 @@ spine_lines as (
     group by spine.customer_key, spine.snapshot_date
 ),
 
--- Line and position make one number, a session's place, and line and run another.
-ordered as (
-    select
-        line,
-        tutor_id,
-        subject,
-        resolved_at,
-        visible_from,
-        position,
-        is_switch,
-        {{ session_place('line', 'position') }} as place,
-        {{ session_place('line', 'mod(greatest_subject, ' ~ million() ~ ')') }} as primary_subject_place,
-        {{ session_place('line', 'run') }} as tutor_run
-    from {{ ref('int_session_lines') }}
-    where
-        position > 0
-        {%- if last_run %}
-        and line in (select spine_lines.line from spine_lines)
-        {%- endif %}
-),
-
 -- The first snapshot that sees what became visible on a day
 first_snapshots as (
     select
         days.visible_from,
         min(snapshots.snapshot_date) as snapshot_date
     from (
-        select distinct visible_from from ordered
+        select distinct visible_from from {{ ref('int_session_lines') }}
         union
         select distinct changed_on from {{ ref('int_rating_changes') }}
     ) as days
@@ -207,13 +186,16 @@ counted as (
             select
                 null as customer_key,
                 first_snapshots.snapshot_date,
-                ordered.line,
+                lines.line,
                 0 as is_snapshot,
-                max(ordered.position) as position
-            from ordered
+                max(lines.position) as position
+            from {{ ref('int_session_lines') }} as lines
             inner join first_snapshots
-                on ordered.visible_from = first_snapshots.visible_from
-            group by first_snapshots.snapshot_date, ordered.line
+                on lines.visible_from = first_snapshots.visible_from
+            {%- if last_run %}
+            where lines.line in (select spine_lines.line from spine_lines)
+            {%- endif %}
+            group by first_snapshots.snapshot_date, lines.line
             union all
             select
                 customer_key,
@@ -244,17 +226,51 @@ tutor_switches as (
         counted.customer_key,
         counted.snapshot_date,
         count(*) as switches
-    from ordered
+    from {{ ref('int_session_lines') }} as lines
     inner join window_days
-        on cast(ordered.resolved_at as date) = window_days.event_date
+        on cast(lines.resolved_at as date) = window_days.event_date
     inner join counted
         on
-            ordered.line = counted.line
+            lines.line = counted.line
             and window_days.snapshot_date = counted.snapshot_date
     where
-        ordered.is_switch
-        and ordered.place <= counted.last_place
+        lines.is_switch
+        and lines.position <= counted.session_count
+        {%- if last_run %}
+        and lines.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
+        {%- endif %}
     group by counted.customer_key, counted.snapshot_date
+),
+
+{%- if last_run %}
+
+recent_places as (
+    select
+        line,
+        min(session_count) - {{ recent }} as after_position,
+        max(session_count) as last_position
+    from counted
+    group by line
+),
+{%- endif %}
+
+-- Line and position make one number, a session's place, and line and run another.
+ordered as (
+    select
+        lines.line,
+        lines.tutor_id,
+        {{ code_of_greatest_subject('lines.greatest_subject') }} as primary_subject,
+        {{ session_place('lines.line', 'lines.position') }} as place,
+        {{ session_place('lines.line', 'lines.run') }} as tutor_run
+    from {{ ref('int_session_lines') }} as lines
+    {%- if last_run %}
+    inner join recent_places
+        on
+            lines.line = recent_places.line
+            and lines.position > recent_places.after_position
+            and lines.position <= recent_places.last_position
+    {%- endif %}
+    where lines.position > 0
 ),
 
 -- The primary tutor: the most frequent one of the last 20 sessions, tie to the one seen last
@@ -265,7 +281,7 @@ seen_sessions as (
         last_seen.tutor_run as last_run,
         first_recent.tutor_run as first_run,
         counts.session_count,
-        last_seen.primary_subject_place
+        last_seen.primary_subject
     from (
         select distinct
             line,
@@ -333,7 +349,7 @@ primaries as (
         seen_sessions.last_place,
         cast(most_frequent_tutors.sessions as double) / least(seen_sessions.session_count, {{ recent }}) as consistency,
         of_tutor.tutor_id,
-        of_subject.subject
+        seen_sessions.primary_subject
     from seen_sessions
     inner join most_frequent_tutors
         on seen_sessions.last_place = most_frequent_tutors.last_place
@@ -341,8 +357,6 @@ primaries as (
         on
             most_frequent_tutors.last_place - {{ recent }} + mod(most_frequent_tutors.greatest_rank, {{ million() }})
             = of_tutor.place
-    inner join ordered as of_subject
-        on seen_sessions.primary_subject_place = of_subject.place
 ),
 
 {%- set first_session_spine = 'first_session_spine' if last_run else 'spine' %}
@@ -354,7 +368,7 @@ line_beginnings as (
         line_from,
         position,
         visible_from,
-        session_id
+        session_key
     from {{ ref('int_session_lines') }}
     where
         position <= 1
@@ -367,7 +381,7 @@ first_places as (
     select
         seen_lines.customer_key,
         seen_lines.snapshot_date,
-        line_beginnings.session_id
+        line_beginnings.session_key
     from (
         select
             spine.customer_key,
@@ -402,7 +416,7 @@ first_sessions as (
         inner join {{ ref('int_rating_changes') }} as rating_changes
             on
                 first_places.customer_key = rating_changes.customer_key
-                and first_places.session_id = rating_changes.session_id
+                and first_places.session_key = rating_changes.session_key
                 and first_places.snapshot_date >= rating_changes.changed_on
         {%- if last_run %}
         where rating_changes.customer_key in (select first_session_spine.customer_key from first_session_spine)
@@ -418,7 +432,7 @@ chosen as (
         spine.snapshot_date,
         primaries.consistency,
         primaries.tutor_id,
-        primaries.subject
+        primaries.primary_subject
     from spine
     left join counted
         on
@@ -537,7 +551,7 @@ found as (
         chosen.customer_key,
         chosen.snapshot_date,
         {{ chosen_tutor }} as primary_tutor_id,
-        coalesce(subjects.code, -1) as primary_subject,
+        coalesce(chosen.primary_subject, subjects.code, -1) as primary_subject,
         coalesce(chosen.consistency, 0.0) as tutor_consistency_score,
         coalesce(tutor_switches.switches, 0) as tutor_switches
     from chosen
@@ -550,7 +564,7 @@ found as (
             chosen.customer_key = tutor_switches.customer_key
             and chosen.snapshot_date = tutor_switches.snapshot_date
     left join subjects
-        on coalesce(chosen.subject, next_sessions.subject) = subjects.subject
+        on next_sessions.subject = subjects.subject
     {%- if last_run %}
     union all
     select

@@ -17,7 +17,7 @@ replaced_ratings as (
 -- A rating counts from when it becomes visible until a later version replaces it.
 changes as (
     select
-        session_id,
+        {{ session_key('session_id') }} as session_key,
         {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_from as changed_on,
@@ -26,7 +26,7 @@ changes as (
     from ratings
     union all
     select
-        session_id,
+        {{ session_key('session_id') }} as session_key,
         {{ customer_key('customer_id') }} as customer_key,
         tutor_id,
         visible_until as changed_on,
@@ -38,7 +38,7 @@ changes as (
 -- A rating that a later version repeats leaves no change.
 final as (
     select
-        session_id,
+        session_key,
         customer_key,
         tutor_id,
         changed_on,
@@ -46,7 +46,7 @@ final as (
         cast(sum(ratings) as integer) as ratings,
         {{ this_run() }} as recorded_in
     from changes
-    group by session_id, customer_key, tutor_id, changed_on
+    group by session_key, customer_key, tutor_id, changed_on
     having
         sum(rating_stars) <> 0
         or sum(ratings) <> 0

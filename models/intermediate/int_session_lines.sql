@@ -385,20 +385,34 @@ continued as (
 ),
 {%- endif %}
 
+subjects as (
+    select
+        subject,
+        code
+    from {{ ref('subjects') }}
+),
+
 -- The most frequent subject so far, tie to the one seen last, is that of the session with the greatest count and
--- position. Sessions with the same tutor in a row are one run.
+-- position; their number takes the subject along. Sessions with the same tutor in a row are one run.
 running as (
     select
-        *,
+        continued.*,
         greatest(
-            greatest_subject_before,
-            max({{ one_number('sessions_of_subject', 'position') }}) over so_far
+            continued.greatest_subject_before,
+            max(
+                {{ greatest_subject('continued.sessions_of_subject', 'continued.position', 'subjects.code') }}
+            ) over so_far
         ) as greatest_subject,
-        run_before + sum(case when tutor_id is distinct from tutor_id_before then 1 else 0 end) over so_far as run
+        continued.run_before
+        + sum(
+            case when continued.tutor_id is distinct from continued.tutor_id_before then 1 else 0 end
+        ) over so_far as run
     from continued
+    left join subjects
+        on continued.subject = subjects.subject
     window so_far as (
-        partition by line
-        order by position
+        partition by continued.line
+        order by continued.position
         rows between unbounded preceding and current row
     )
 ),
@@ -407,6 +421,7 @@ final as (
     select
         cast(line as bigint) as line,
         line_from,
+        {{ session_key('session_id') }} as session_key,
         {{ version }},
         cast(position as bigint) as position,
         (position > 1 and tutor_id is distinct from tutor_id_before) as is_switch,
@@ -420,6 +435,7 @@ final as (
     select
         lines.line,
         lines.line_from,
+        null as session_key,
         {%- for name in version.split(', ') %}
         {{ 'lines.customer_key' if name == 'customer_key' else 'null as ' ~ name }},
         {%- endfor %}

@@ -143,3 +143,41 @@ def test_an_engine_that_hashes_otherwise_is_noticed(fresh: Warehouse, tmp_path: 
     assert run.returncode != 0
     assert "was built by a version of DuckDB that hashes otherwise" in said
     assert "dbt build --full-refresh" in said
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        (
+            "int_customer_lifetime",
+            "alter tiles_built_in type bigint",
+            "intermediate.int_customer_lifetime, column tiles_built_in: the model gives INTEGER now, the "
+            "table holds BIGINT. Run 'dbt build --full-refresh'.",
+        ),
+        ("int_customer_lifetime", "add column more integer", 'Column "more" in EXCLUDE list not found'),
+        (
+            "int_customer_session_order",
+            "drop column primary_tutor_rating",
+            'does not have a column with name "primary_tutor_rating"',
+        ),
+    ],
+)
+def test_rows_go_into_the_columns_of_their_model_alone(
+    fresh: Warehouse, tmp_path: Path, table: str, change: str, said: str
+) -> None:
+    """A night does not insert into a table that an earlier version of the model made with other columns."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    with duckdb.connect(str(work / "warehouse.duckdb")) as connection:
+        connection.execute(f"alter table intermediate.{table} {change}")
+    warehouse, run = dbt_build(
+        work / "raw",
+        work,
+        select=["+int_customer_session_order"],
+        options=OPTIONS,
+        check=False,
+        **VARIABLES | {"as_of": AS_OF + DAY},
+    )
+    assert run.returncode != 0
+    assert said in re.sub(r"\s+", " ", run.stdout)
+    latest = warehouse.rows(f"select max(snapshot_date) as day from intermediate.{table}")
+    assert latest == [{"day": AS_OF.date()}]
