@@ -298,7 +298,7 @@ final as (
     {%- set keys = relation.identifier ~ '__keys' -%}
     create temporary table {{ keys }} as
     select distinct key_number from {{ relation }}
-    where recorded_in = {{ run }};
+    where replaced_in = {{ run }};
 
     delete from {{ relation }}
     where
