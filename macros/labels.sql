@@ -86,10 +86,6 @@
     )
 {%- endmacro %}
 
-{% macro as_date(day) -%}
-    cast('{{ day }}' as date)
-{%- endmacro %}
-
 {#-
     The earliest snapshot with labels due, before which int_label_outcomes need not read: what counts of it are sums, which
     int_customer_lifetime holds. None when there is nothing due, or when those sums are of tiles that were built anew since.

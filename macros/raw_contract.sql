@@ -345,12 +345,12 @@
     end
 {%- endmacro %}
 
-{#- Whether a comma-separated list of a row to judge holds an item that the seed's column does not. -#}
+{#- Whether a comma-separated list holds an item that the seed's column does not; in a row of the CTE `delivered`. -#}
 {% macro has_item_outside(column, relation, item) %}
     {{- return(adapter.dispatch('has_item_outside')(column, relation, item)) -}}
 {% endmacro %}
 
-{#- Each list that is delivered is taken apart once: there are few of them. -#}
+{#- Each list is taken apart once: there are few of them in many rows. -#}
 {% macro duckdb__has_item_outside(column, relation, item) -%}
     {{ column }} in (
         select lists.{{ column }}

@@ -13,10 +13,53 @@
 {% macro known_records(table_name, of_customer=true) -%}
     {%- if is_incremental() -%}
 known_records as (
-    select * from {{ this }}
-    where {{ is_current_record_of(this, touched_keys(table_name, of_customer)) }}
+    {{ adapter.dispatch('select_known_records')(table_name, of_customer) }}
 ),
     {%- endif -%}
+{%- endmacro %}
+
+{% macro default__select_known_records(table_name, of_customer) -%}
+    select * from {{ this }}
+    where {{ is_current_record_of(touched_keys(table_name, of_customer)) }}
+{%- endmacro %}
+
+{% macro duckdb__select_known_records(table_name, of_customer) -%}
+    select * from {{ duckdb__known_records_table(this) }}
+{%- endmacro %}
+
+{#-
+    Before a base model is written, in its transaction. DuckDB looks the known records up once, into a temporary table, for the
+    model and for their deletion: the second search would cost as much as the first, and it plans with their number then.
+-#}
+{% macro find_known_records(table_name, of_customer=true) -%}
+    {%- if is_incremental() -%}
+        {{ return(adapter.dispatch('find_known_records')(table_name, of_customer)) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro default__find_known_records(table_name, of_customer) -%}
+{%- endmacro %}
+
+{#-
+    DuckDB sorts rows out by a Bloom filter while it reads them, and one in 150 is let through by mistake: some of every
+    2,048, so that all columns of the whole history were read. Row ids, of the two columns that decide, read no others
+    but where there is something.
+-#}
+{% macro duckdb__find_known_records(table_name, of_customer) -%}
+    create or replace temporary table {{ duckdb__known_records_table(this) }} as
+    select
+        rowid as row_id,
+        *
+    from {{ this }}
+    where
+        rowid in (
+            select rowid from {{ this }}
+            where {{ is_current_record_of(touched_keys(table_name, of_customer)) }}
+        )
+{%- endmacro %}
+
+{% macro duckdb__known_records_table(relation) -%}
+    {{ relation.identifier }}__known_records
 {%- endmacro %}
 
 {#- The rows of all keys that this run has to judge, given CTEs `source` (what new files hold) and `known_records`. -#}
@@ -38,7 +81,7 @@ known_records as (
 {#- The numbers of the keys that a run judges again: those in new files, and those of customers who became known or changed. -#}
 {% macro touched_keys(table_name, of_customer) -%}
     {%- set last_run = last_recorded_run(this) -%}
-    select {{ key_number(table_name) }} from source
+    select {{ key_number(table_name) }} from {{ source('raw', table_name) }}
     {%- if of_customer %}
     union all
     {# Rows of a customer who is new are among those that wait for one, which spares the look at all others. -#}
@@ -48,7 +91,7 @@ known_records as (
         awaited_customer_key is not null
         and replaced_in is null
         and awaited_customer_key in (
-            select {{ customer_key('arrived_customer_id') }} from arrivals
+            select customer_key from {{ ref('base_customer_arrivals') }}
             where arrived_in > {{ last_run }}
         )
     union all
@@ -57,33 +100,17 @@ known_records as (
     where
         replaced_in is null
         and customer_id in (
-            select arrived_customer_id from arrivals
+            select customer_id from {{ ref('base_customer_arrivals') }}
             where changed_in > {{ last_run }} and arrived_in <= {{ last_run }}
         )
     {%- endif %}
 {%- endmacro %}
 
 {#- Whether a record holds, and is of one of the keys that a query names by their numbers. -#}
-{% macro is_current_record_of(relation, keys) -%}
-    {{ return(adapter.dispatch('is_current_record_of')(relation, keys)) }}
-{%- endmacro %}
-
-{% macro default__is_current_record_of(relation, keys) -%}
+{% macro is_current_record_of(keys) -%}
     replaced_in is null
-    and key_number in ({{ keys }})
-{%- endmacro %}
-
-{#-
-    DuckDB sorts rows out by a Bloom filter while it reads them, and one in 150 is let through by mistake: some of every
-    2,048, so that all columns of the whole history were read. Row ids, of the two columns that decide, read no others
-    but where there is something.
--#}
-{% macro duckdb__is_current_record_of(relation, keys) -%}
-    rowid in (
-        select rowid
-        from {{ relation }}
-        where
-            {{ default__is_current_record_of(relation, keys) }}
+    and key_number in (
+        {{ keys }}
     )
 {%- endmacro %}
 
@@ -289,23 +316,12 @@ final as (
     {{ delete_superseded_records(arguments.target_relation) }}
 {% endmacro %}
 
-{#-
-    Which have been written once more, as replaced ones, beside the new ones. By a table of their keys, whose size DuckDB knows
-    when it plans: it sorts rows out while it reads them then, instead of joining the whole history.
--#}
+{#- Which have been written once more, as replaced ones, beside the new ones (find_known_records). -#}
 {% macro delete_superseded_records(relation) -%}
-    {%- set run = run_query('select ' ~ this_run()).columns[0].values()[0] -%}
-    {%- set keys = relation.identifier ~ '__keys' -%}
-    create temporary table {{ keys }} as
-    select distinct key_number from {{ relation }}
-    where replaced_in = {{ run }};
-
     delete from {{ relation }}
-    where
-        recorded_in < {{ run }}
-        and {{ default__is_current_record_of(relation, 'select key_number from ' ~ keys) }};
+    where rowid in (select row_id from {{ duckdb__known_records_table(relation) }});
 
-    drop table {{ keys }};
+    drop table {{ duckdb__known_records_table(relation) }};
 {%- endmacro %}
 
 {#- The run up to which an incremental model holds what base models recorded; none on a first run. -#}

@@ -29,7 +29,7 @@
 {% macro snapshots_listed(dates) -%}
     {%- set selects = [] -%}
     {%- for date in dates -%}
-        {%- do selects.append("select cast('" ~ date ~ "' as date) as snapshot_date") -%}
+        {%- do selects.append('select ' ~ as_date(date) ~ ' as snapshot_date') -%}
     {%- endfor -%}
     {{ return(selects | join(' union all ')) }}
 {%- endmacro %}
@@ -76,6 +76,10 @@
     {{ return(timestamps_listed(run_query(query).columns[0].values() if execute else [])) }}
 {%- endmacro %}
 
+{% macro as_date(day) -%}
+    cast('{{ day }}' as date)
+{%- endmacro %}
+
 {% macro timestamps_listed(moments) -%}
     {%- set literals = [] -%}
     {%- for moment in moments -%}
@@ -85,16 +89,16 @@
 {%- endmacro %}
 
 {#-
-    The last snapshot in an incremental model before the first that it misses, from which sums go on, and the last one that is a
-    month older (long ago, without any). None when sums have to start anew: on a first run, and after the tiles were rebuilt
-    (`tiles_built_in`). Literals, because only a literal spares the scan of all that lies before.
+    The last snapshot in an incremental model before the first that it misses, from which sums go on, and the last one that is
+    older by the longest window (long ago, without any). None when sums have to start anew: on a first run, and after the tiles
+    were rebuilt (`tiles_built_in`). Literals, because only a literal spares the scan of all that lies before.
 -#}
 {% macro earlier_snapshots(tiles, missing) -%}
     {%- if is_incremental() and execute -%}
         {%- set held -%}
             select
                 snapshot_date,
-                {{ days_from('snapshot_date', window_days()[-1]) }} as month_after
+                {{ days_from('snapshot_date', window_days()[-1]) }} as window_end
             from {{ this }}
             where
                 snapshot_date < (select min(snapshot_date) from ({{ missing }}) as missing)
@@ -108,7 +112,10 @@
             {%- for row in rows if row[1] <= rows[0][0] -%}
                 {%- do older.append(row[0]) -%}
             {%- endfor -%}
-            {{ return({'last': rows[0][0], 'month_before': older[0] if older else '1900-01-01'}) }}
+            {{ return({
+                'last': as_date(rows[0][0]),
+                'month_before': as_date(older[0]) if older else long_ago(),
+            }) }}
         {%- endif -%}
     {%- endif -%}
     {{ return({}) }}

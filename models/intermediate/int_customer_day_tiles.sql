@@ -170,20 +170,25 @@ days_with_others as (
         or recorded_in <> {{ this_run() }}
 ),
 
--- Distinct active days add up too, once a tile says whether it turns its day active (1) or back (-1).
-activity as (
-    select
-        all_tiles.*,
-        coalesce(sum(all_tiles.active_facts) over (
-            partition by all_tiles.customer_key, all_tiles.event_date
-            order by all_tiles.changed_on, all_tiles.recorded_in, all_tiles.elapsed_from
-            rows between unbounded preceding and 1 preceding
-        ), 0) as active_facts_before
+tiles_with_others as (
+    select all_tiles.*
     from all_tiles
     inner join days_with_others
         on
             all_tiles.customer_key = days_with_others.customer_key
             and all_tiles.event_date = days_with_others.event_date
+),
+
+-- Distinct active days add up too, once a tile says whether it turns its day active (1) or back (-1).
+activity as (
+    select
+        *,
+        coalesce(sum(active_facts) over (
+            partition by customer_key, event_date
+            order by changed_on, recorded_in, elapsed_from
+            rows between unbounded preceding and 1 preceding
+        ), 0) as active_facts_before
+    from ({{ few_rows('tiles_with_others') }}) as tiles_with_others
     union all
     select
         all_tiles.*,

@@ -14,7 +14,7 @@ with snapshots as (
 
 new_tiles as (
     select * from {{ ref('int_customer_day_tiles') }}
-    where changed_on > cast('{{ before }}' as date)
+    where changed_on > {{ before }}
 ),
 
 -- The latest day of a kind is a running maximum, unless facts of a day were taken back. For the few customers with such
@@ -27,15 +27,15 @@ corrected_customers as (
 tiles_of_the_month as (
     select * from {{ ref('int_customer_day_tiles') }}
     where
-        changed_on > cast('{{ month_ago }}' as date)
-        and changed_on <= cast('{{ before }}' as date)
+        changed_on > {{ month_ago }}
+        and changed_on <= {{ before }}
         and customer_key in (select corrected.customer_key from corrected_customers as corrected)
 ),
 
 known_a_month_ago as (
     select * from {{ this }}
     where
-        snapshot_date = cast('{{ month_ago }}' as date)
+        snapshot_date = {{ month_ago }}
         and customer_key in (select corrected.customer_key from corrected_customers as corrected)
 ),
 
@@ -83,7 +83,7 @@ tiles as (
         union all
         select * from {{ ref('int_customer_day_tiles') }}
         where
-            changed_on <= cast('{{ month_ago }}' as date)
+            changed_on <= {{ month_ago }}
             and customer_key in (select corrected.customer_key from corrected_long_ago as corrected)
     ) as earlier
 ),
@@ -162,7 +162,7 @@ known as (
         on known.customer_key = corrected_long_ago.customer_key
     left join known_a_month_ago
         on known.customer_key = known_a_month_ago.customer_key
-    where known.snapshot_date = cast('{{ before }}' as date)
+    where known.snapshot_date = {{ before }}
 ),
 
 -- A night has few snapshots; each adds up what it sees.

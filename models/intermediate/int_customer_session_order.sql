@@ -16,7 +16,7 @@ snapshots as (
 
 {%- if last_run %}
 
-{%- set before = "cast('" ~ last_run.snapshot_date ~ "' as date)" %}
+{%- set before = as_date(last_run.snapshot_date) %}
 
 -- A night finds the order anew where something about it is new since the last snapshot; all others keep what they had.
 known as (

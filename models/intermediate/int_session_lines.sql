@@ -407,7 +407,7 @@ running as (
         + sum(
             case when continued.tutor_id is distinct from continued.tutor_id_before then 1 else 0 end
         ) over so_far as run
-    from continued
+    from ({{ few_rows('continued') }}) as continued
     left join subjects
         on continued.subject = subjects.subject
     window so_far as (

@@ -1,4 +1,7 @@
-{{ config(post_hook="{{ note_files_read('raw_calls') }}") }}
+{{ config(
+    pre_hook="{{ find_known_records('raw_calls') }}",
+    post_hook="{{ note_files_read('raw_calls') }}",
+) }}
 with source as (
     select
         {{ raw_column_names('raw_calls') | join(', ') }}
@@ -9,9 +12,7 @@ arrivals as (
     select
         customer_id as arrived_customer_id,
         arrived_from,
-        first_signed_up_at,
-        arrived_in,
-        changed_in
+        first_signed_up_at
     from {{ ref('base_customer_arrivals') }}
 ),
 

@@ -1,4 +1,7 @@
-{{ config(post_hook="{{ note_files_read('raw_customers') }}") }}
+{{ config(
+    pre_hook="{{ find_known_records('raw_customers', of_customer=false) }}",
+    post_hook="{{ note_files_read('raw_customers') }}",
+) }}
 with source as (
     select
         {{ raw_column_names('raw_customers') | join(', ') }}

@@ -1,4 +1,7 @@
-{{ config(post_hook="{{ note_files_read('raw_tutor_availability') }}") }}
+{{ config(
+    pre_hook="{{ find_known_records('raw_tutor_availability', of_customer=false) }}",
+    post_hook="{{ note_files_read('raw_tutor_availability') }}",
+) }}
 with source as (
     select
         {{ raw_column_names('raw_tutor_availability') | join(', ') }}

@@ -1,4 +1,7 @@
-{{ config(post_hook="{{ note_files_read('raw_tutors') }}") }}
+{{ config(
+    pre_hook="{{ find_known_records('raw_tutors', of_customer=false) }}",
+    post_hook="{{ note_files_read('raw_tutors') }}",
+) }}
 with source as (
     select
         {{ raw_column_names('raw_tutors') | join(', ') }}

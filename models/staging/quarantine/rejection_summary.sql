@@ -1,4 +1,4 @@
-{{ config(post_hook="{{ stop_if_too_many_rejected(this) }}") }}
+{{ config(materialized='view', post_hook="{{ stop_if_too_many_rejected(this) }}") }}
 
 with counts as (
     select
