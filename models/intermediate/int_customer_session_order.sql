@@ -148,7 +148,38 @@ spine_lines as (
     group by spine.customer_key, spine.snapshot_date
 ),
 
--- The first snapshot that sees what became visible on a day
+{%- if last_run %}
+
+-- A night has few snapshots; each adds up what it sees: the sessions of its line, and all ratings of a tutor.
+seen_counts as (
+    select
+        spine_lines.customer_key,
+        spine_lines.snapshot_date,
+        spine_lines.line,
+        max(lines.position) as session_count
+    from spine_lines
+    inner join {{ ref('int_session_lines') }} as lines
+        on
+            spine_lines.line = lines.line
+            and spine_lines.snapshot_date >= lines.visible_from
+    where lines.position > 0
+    group by spine_lines.customer_key, spine_lines.snapshot_date, spine_lines.line
+),
+
+seen_ratings as (
+    select
+        rating_changes.tutor_id,
+        snapshots.snapshot_date,
+        sum(rating_changes.rating_stars) as rating_stars,
+        sum(rating_changes.ratings) as ratings
+    from {{ ref('int_rating_changes') }} as rating_changes
+    inner join snapshots
+        on rating_changes.changed_on <= snapshots.snapshot_date
+    group by rating_changes.tutor_id, snapshots.snapshot_date
+),
+{%- else %}
+
+-- A history has many snapshots; what is new to one is added to what the one before saw.
 first_snapshots as (
     select
         days.visible_from,
@@ -163,14 +194,12 @@ first_snapshots as (
     group by days.visible_from
 ),
 
--- How many sessions of its line each snapshot sees
-counted as (
+seen_counts as (
     select
         customer_key,
         snapshot_date,
         line,
-        session_count,
-        {{ session_place('line', 'session_count') }} as last_place
+        session_count
     from (
         select
             customer_key,
@@ -192,9 +221,6 @@ counted as (
             from {{ ref('int_session_lines') }} as lines
             inner join first_snapshots
                 on lines.visible_from = first_snapshots.visible_from
-            {%- if last_run %}
-            where lines.line in (select spine_lines.line from spine_lines)
-            {%- endif %}
             group by first_snapshots.snapshot_date, lines.line
             union all
             select
@@ -206,9 +232,55 @@ counted as (
             from spine_lines
         ) as time_line
     ) as running
-    where
-        is_snapshot = 1
-        and session_count is not null
+    where is_snapshot = 1
+),
+
+rating_steps as (
+    select
+        rating_changes.tutor_id,
+        first_snapshots.snapshot_date,
+        sum(rating_changes.rating_stars) as rating_stars,
+        sum(rating_changes.ratings) as ratings
+    from {{ ref('int_rating_changes') }} as rating_changes
+    inner join first_snapshots
+        on rating_changes.changed_on = first_snapshots.visible_from
+    group by rating_changes.tutor_id, first_snapshots.snapshot_date
+),
+
+rated_tutors as (
+    select distinct tutor_id from rating_steps
+),
+
+seen_ratings as (
+    select
+        rated_tutors.tutor_id,
+        snapshots.snapshot_date,
+        sum(rating_steps.rating_stars) over so_far as rating_stars,
+        sum(rating_steps.ratings) over so_far as ratings
+    from rated_tutors
+    cross join snapshots
+    left join rating_steps
+        on
+            rated_tutors.tutor_id = rating_steps.tutor_id
+            and snapshots.snapshot_date = rating_steps.snapshot_date
+    window so_far as (
+        partition by rated_tutors.tutor_id
+        order by snapshots.snapshot_date
+        rows between unbounded preceding and current row
+    )
+),
+{%- endif %}
+
+-- How many sessions of its line each snapshot sees
+counted as (
+    select
+        customer_key,
+        snapshot_date,
+        line,
+        session_count,
+        {{ session_place('line', 'session_count') }} as last_place
+    from seen_counts
+    where session_count is not null
 ),
 
 window_days as (
@@ -503,46 +575,13 @@ next_sessions as (
 ),
 
 -- All ratings of a tutor, by any customer
-rating_steps as (
-    select
-        rating_changes.tutor_id,
-        first_snapshots.snapshot_date,
-        sum(rating_changes.rating_stars) as rating_stars,
-        sum(rating_changes.ratings) as ratings
-    from {{ ref('int_rating_changes') }} as rating_changes
-    inner join first_snapshots
-        on rating_changes.changed_on = first_snapshots.visible_from
-    group by rating_changes.tutor_id, first_snapshots.snapshot_date
-),
-
-rated_tutors as (
-    select distinct tutor_id from rating_steps
-),
-
 tutor_ratings as (
     select
         tutor_id,
         snapshot_date,
         rating_stars,
         ratings
-    from (
-        select
-            rated_tutors.tutor_id,
-            snapshots.snapshot_date,
-            sum(rating_steps.rating_stars) over so_far as rating_stars,
-            sum(rating_steps.ratings) over so_far as ratings
-        from rated_tutors
-        cross join snapshots
-        left join rating_steps
-            on
-                rated_tutors.tutor_id = rating_steps.tutor_id
-                and snapshots.snapshot_date = rating_steps.snapshot_date
-        window so_far as (
-            partition by rated_tutors.tutor_id
-            order by snapshots.snapshot_date
-            rows between unbounded preceding and current row
-        )
-    ) as running
+    from seen_ratings
     where ratings > 0
 ),
 
