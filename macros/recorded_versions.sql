@@ -1,15 +1,16 @@
 {#-
     Incremental staging (docs/decisions.md, "Increments"). A base model records every delivered row with its judgement and
-    its clocks, for one run after another: `recorded_in` is the run that wrote the record, `replaced_in` the later run in
+    its clocks, for one run after another: `recorded_in` is the run that made the record, `replaced_in` the later run in
     which a record of the same key took its place (null for the current one). Nothing is forgotten, so whoever reads a base
     model later knows from `recorded_in` and `replaced_in` alone what is new to it and what it has to take back.
 
-    A run judges again only the keys that new files bring, and those whose customer became known or was dated anew. It
-    writes their current records once more, as replaced ones, beside those that take their place, and deletes them where
-    they were: so what a night replaces lies together, and whoever asks for it reads nothing else.
+    A run judges again only the keys that new files bring, and those whose customer became known or was dated anew; and of
+    these only the records for which something can change (`is_settled`). It writes them once more, as replaced ones, beside
+    those that take their place, and deletes them where they were: so what a night replaces lies together, and whoever asks
+    for it reads nothing else.
 -#}
 
-{#- A CTE `known_records`: the current records of all keys that this run has to judge. None on a first run. -#}
+{#- A CTE `known_records`: the current records that this run has to judge again. None on a first run. -#}
 {% macro known_records(table_name, of_customer=true) -%}
     {%- if is_incremental() -%}
 known_records as (
@@ -20,7 +21,11 @@ known_records as (
 
 {% macro default__select_known_records(table_name, of_customer) -%}
     select * from {{ this }}
-    where {{ is_current_record_of(touched_keys(table_name, of_customer)) }}
+    where
+        replaced_in is null
+        and key_number in (
+            select touched.key_number from ({{ touched_keys(table_name, of_customer) }}) as touched
+        )
 {%- endmacro %}
 
 {% macro duckdb__select_known_records(table_name, of_customer) -%}
@@ -30,14 +35,16 @@ known_records as (
 {#-
     Before a base model is written, in its transaction. DuckDB looks the known records up once, into a temporary table, for the
     model and for their deletion: the second search would cost as much as the first, and it plans with their number then.
+    `judged_whole`: a condition on records. All records of a key that has such a one are judged again, for a reader who takes
+    what is new of a key for all that there is of it.
 -#}
-{% macro find_known_records(table_name, of_customer=true) -%}
+{% macro find_known_records(table_name, of_customer=true, judged_whole=none) -%}
     {%- if is_incremental() -%}
-        {{ return(adapter.dispatch('find_known_records')(table_name, of_customer)) }}
+        {{ return(adapter.dispatch('find_known_records')(table_name, of_customer, judged_whole)) }}
     {%- endif -%}
 {%- endmacro %}
 
-{% macro default__find_known_records(table_name, of_customer) -%}
+{% macro default__find_known_records(table_name, of_customer, judged_whole) -%}
 {%- endmacro %}
 
 {#-
@@ -45,17 +52,55 @@ known_records as (
     2,048, so that all columns of the whole history were read. Row ids, of the two columns that decide, read no others
     but where there is something.
 -#}
-{% macro duckdb__find_known_records(table_name, of_customer) -%}
+{% macro duckdb__find_known_records(table_name, of_customer, judged_whole) -%}
     create or replace temporary table {{ duckdb__known_records_table(this) }} as
-    select
-        rowid as row_id,
-        *
-    from {{ this }}
+    with touched as materialized (
+        select
+            key_number,
+            min(touched_from) as touched_from
+        from ({{ touched_keys(table_name, of_customer) }}) as keys
+        group by key_number
+    ),
+
+    records as materialized (
+        select
+            rowid as row_id,
+            *
+        from {{ this }}
+        where
+            rowid in (
+                select rowid from {{ this }}
+                where
+                    replaced_in is null
+                    and key_number in (select touched.key_number from touched)
+            )
+    )
+
+    select records.*
+    from records
+    inner join touched
+        on records.key_number = touched.key_number
     where
-        rowid in (
-            select rowid from {{ this }}
-            where {{ is_current_record_of(touched_keys(table_name, of_customer)) }}
+        not {{ is_settled('records', 'touched.touched_from') }}
+        {%- if judged_whole %}
+        or records.key_number in (select whole.key_number from records as whole where whole.{{ judged_whole }})
+        {%- endif %}
+{%- endmacro %}
+
+{#-
+    Whether all stays as it is with a record when rows of its key are delivered from a moment on: it was delivered before, so
+    none of them is the same delivery, and another version took its place by the first snapshot that can see them. Then the
+    same is true of all earlier versions, so those that are judged again without it have the same clocks as with it.
+    Otherwise each night would record anew all that was ever said of a tutor whose row comes every day.
+-#}
+{% macro is_settled(records, touched_from) -%}
+    (
+        {{ delivered_at(records ~ '.loaded_at') }} < {{ touched_from }}
+        and (
+            {{ records }}.in_force_from is null
+            or coalesce({{ records }}.in_force_until <= {{ first_midnight_delivered(touched_from) }}, false)
         )
+    )
 {%- endmacro %}
 
 {% macro duckdb__known_records_table(relation) -%}
@@ -78,14 +123,22 @@ known_records as (
     {%- endif %}
 {%- endmacro %}
 
-{#- The numbers of the keys that a run judges again: those in new files, and those of customers who became known or changed. -#}
+{#-
+    The numbers of the keys that a run judges again, and from which delivery on: the keys in new files, and all of those whose
+    customer became known or changed.
+-#}
 {% macro touched_keys(table_name, of_customer) -%}
     {%- set last_run = last_recorded_run(this) -%}
-    select {{ key_number(table_name) }} from {{ source('raw', table_name) }}
+    select
+        {{ key_number(table_name) }} as key_number,
+        {{ delivered_at('loaded_at') }} as touched_from
+    from {{ source('raw', table_name) }}
     {%- if of_customer %}
     union all
     {# Rows of a customer who is new are among those that wait for one, which spares the look at all others. -#}
-    select key_number
+    select
+        key_number,
+        {{ delivered_at('null') }} as touched_from
     from {{ this }}
     where
         awaited_customer_key is not null
@@ -95,7 +148,9 @@ known_records as (
             where arrived_in > {{ last_run }}
         )
     union all
-    select key_number
+    select
+        key_number,
+        {{ delivered_at('null') }} as touched_from
     from {{ this }}
     where
         replaced_in is null
@@ -104,14 +159,6 @@ known_records as (
             where changed_in > {{ last_run }} and arrived_in <= {{ last_run }}
         )
     {%- endif %}
-{%- endmacro %}
-
-{#- Whether a record holds, and is of one of the keys that a query names by their numbers. -#}
-{% macro is_current_record_of(keys) -%}
-    replaced_in is null
-    and key_number in (
-        {{ keys }}
-    )
 {%- endmacro %}
 
 {#-
@@ -248,7 +295,8 @@ final as (
         clocked.in_force_from,
         version_ends.in_force_until,
         {{ this_run() }} as recorded_in,
-        cast(null as integer) as replaced_in
+        cast(null as integer) as replaced_in,
+        {{ this_run() }} as written_in
     from clocked
     left join version_ends
         on
@@ -268,7 +316,8 @@ final as (
         in_force_from,
         in_force_until,
         recorded_in,
-        {{ this_run() }} as replaced_in
+        {{ this_run() }} as replaced_in,
+        {{ this_run() }} as written_in
     from known_records
     {%- endif %}
 )
@@ -351,23 +400,18 @@ final as (
     {{ return(run_query('select max(' ~ run ~ ') from ' ~ relation).columns[0].values()[0] or 0 if execute else 0) }}
 {% endmacro %}
 
-{#- Records written since a run (`sign` 1), and those written by then that were replaced since (-1). -#}
+{#-
+    Records made since a run (`sign` 1), and those made by then that were replaced since (-1). All of them were written since
+    (`written_in`), which spares the look at all others.
+-#}
 {% macro news_since(run, facts) -%}
     select
         *,
-        1 as sign
+        case when replaced_in is null then 1 else -1 end as sign
     from {{ facts }}
     where
-        replaced_in is null
-        and recorded_in > {{ run }}
-    union all
-    select
-        *,
-        -1 as sign
-    from {{ facts }}
-    where
-        replaced_in > {{ run }}
-        and recorded_in <= {{ run }}
+        written_in > {{ run }}
+        and (replaced_in is null or recorded_in <= {{ run }})
 {%- endmacro %}
 
 {#- Records of base models that were built anew would be added a second time to what was added up from the old ones. -#}

@@ -22,6 +22,7 @@ outcome_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({
             'completed_sessions': "case when status = 'completed' then 1 else 0 end",
             'customer_cancellations': "case when status = 'cancelled_by_customer' then 1 else 0 end",
@@ -46,6 +47,7 @@ rating_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({'rating_stars': 'rating', 'ratings': '1'}) }}
     from rated_sessions
     where
@@ -61,6 +63,7 @@ confirmation_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({
             'response_microseconds': dbt.datediff('booked_at', 'confirmed_at', 'microsecond'),
             'confirmations': '1',
@@ -79,6 +82,7 @@ call_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({
             'inbound_calls': '1',
             'signs_of_life': '1',
@@ -98,6 +102,7 @@ app_event_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({
             'logins': "case when event_type = 'login' then 1 else 0 end",
             'messages': "case when event_type = 'message_sent' then 1 else 0 end",
@@ -116,6 +121,7 @@ payment_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({
             'succeeded_payments': "case when status = 'succeeded' then 1 else 0 end",
             'failed_payments': "case when status = 'failed' then 1 else 0 end",
@@ -137,6 +143,7 @@ signup_facts as (
         in_force_until as visible_until,
         recorded_in,
         replaced_in,
+        written_in,
         {{ carried_quantities({'signs_of_life': '1'}) }}
     from customers
     where {{ is_ever_visible('signed_up_at') }}

@@ -9,7 +9,8 @@ with session_versions as (
         in_force_from,
         in_force_until,
         recorded_in,
-        replaced_in
+        replaced_in,
+        written_in
     from {{ ref('base_sessions') }}
     where {{ is_version() }}
 ),
@@ -24,7 +25,8 @@ final as (
         {{ visible_from('rated_at') }} as visible_from,
         in_force_until as visible_until,
         recorded_in,
-        replaced_in
+        replaced_in,
+        written_in
     from session_versions
     where
         rating is not null

@@ -133,6 +133,34 @@ def test_rows_without_a_key_are_judged_once(fresh: Warehouse, tmp_path: Path) ->
     assert all(row["judged"] > 0 and row["replaced"] == 0 for row in rows)
 
 
+def test_what_cannot_change_is_not_recorded_again(fresh: Warehouse, tmp_path: Path) -> None:
+    """A new version replaces the record of the one before it, and leaves those before that alone."""
+    work = shutil.copytree(fresh.path.parent, tmp_path / "work")
+    latest = fresh.rows(
+        "select tutor_id, loaded_at from staging.stg_tutors where in_force_until is null order by all limit 1"
+    )[0]
+    # The first run reads the files of the copy.
+    for days in range(4):
+        if days:
+            duckdb.sql(f"""
+                copy (select distinct * replace (updated_at + interval {days} day as updated_at,
+                                                 loaded_at + interval {days} day as loaded_at)
+                      from '{fresh.path.parent}/raw/raw_tutors/*.parquet'
+                      where tutor_id = '{latest["tutor_id"]}' and loaded_at = '{latest["loaded_at"]}')
+                to '{work}/raw/raw_tutors/version_{days}.parquet'
+            """)
+        warehouse, _ = dbt_build(work / "raw", work, select=["base_tutors"], options=OPTIONS, **VARIABLES)
+        if not days:
+            first_run = warehouse.rows("select run_number from raw.this_run")[0]["run_number"]
+    rows = warehouse.rows(
+        f"select written_in - {first_run} as night, count(*) - count(replaced_in) as current, "
+        "count(replaced_in) as replaced "
+        f"from staging.base_tutors where written_in > {first_run} group by night order by night"
+    )
+    # Each night records the version before once more, with its end, and the last one also its new version.
+    assert [tuple(row.values()) for row in rows] == [(1, 1, 1), (2, 1, 1), (3, 2, 1)]
+
+
 def test_an_engine_that_hashes_otherwise_is_noticed(fresh: Warehouse, tmp_path: Path) -> None:
     """It would find no earlier record; the build says what to do instead."""
     work = shutil.copytree(fresh.path.parent, tmp_path / "work")

@@ -1,5 +1,6 @@
+{#- int_session_lines takes the new records of a completed session for all that was said of it. -#}
 {{ config(
-    pre_hook="{{ find_known_records('raw_sessions') }}",
+    pre_hook="{{ find_known_records('raw_sessions', judged_whole=\"status = 'completed'\") }}",
     post_hook="{{ note_files_read('raw_sessions') }}",
 ) }}
 with source as (
