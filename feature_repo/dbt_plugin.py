@@ -2,7 +2,7 @@
 
 SQL can neither make a directory nor rename a file, and `COPY` (macros/export.sql) needs both: DuckDB's own
 temporary file is a `tmp_….parquet` beside the others, so whoever reads the folder meanwhile, or after a kill,
-would find half a file.
+would find half a file. And it lists files slowly.
 """
 
 from pathlib import Path
@@ -13,15 +13,17 @@ from duckdb import DuckDBPyConnection
 from feature_repo.catalog import WIDE_RELATION
 from feature_repo.paths import PARTIAL, feature_export_dir
 from feature_repo.predictions import PREDICTIONS_RELATION
+from feature_repo.raw_files import FILES_TYPE, raw_files
 from feature_repo.row_groups import set_row_group_size
 
 
 class Plugin(BasePlugin):
-    """Gives the warehouse its row groups, and prepares what macros/export.sql needs."""
+    """Gives the warehouse its row groups, and prepares what macros/export.sql and raw_contract.sql need."""
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Set the size of row groups, create a directory for each exported relation below FEATURE_EXPORT_DIR,
-        remove what a killed run left half written there, and add the SQL function `put_in_place(partial)`.
+        remove what a killed run left half written there, and add the SQL functions `put_in_place(partial)`
+        and `raw_files(directory)`.
 
         Nobody else writes there now: DuckDB lets one process at a time open the warehouse to write.
         """
@@ -35,6 +37,7 @@ class Plugin(BasePlugin):
         known = conn.execute("select 1 from duckdb_functions() where function_name = 'put_in_place'")
         if not known.fetchall():
             conn.create_function("put_in_place", put_in_place, ["VARCHAR"], "VARCHAR", side_effects=True)
+            conn.create_function("raw_files", raw_files, ["VARCHAR"], FILES_TYPE, side_effects=True)
 
 
 def put_in_place(partial: str) -> str:

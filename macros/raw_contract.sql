@@ -58,15 +58,15 @@
 
 {% macro duckdb__read_raw_tables() %}
     {%- set directory = env_var('RAW_DATA_DIR', '') or 'data/raw' -%}
-    {%- set extensions = duckdb__extensions_of_raw_tables(directory) -%}
     {%- do run_query('create schema if not exists raw') -%}
+    {%- do duckdb__list_raw_files(directory) -%}
     {%- do run_query(
         'create table if not exists raw.files_read '
         ~ '(source_table varchar, file varchar, size bigint, modified_at timestamp with time zone, read_in integer)'
     ) -%}
     {%- do duckdb__number_this_run() -%}
     {%- do duckdb__stop_if_numbered_otherwise() -%}
-    {%- set unread_files = duckdb__find_unread_files(directory, extensions) -%}
+    {%- set unread_files = duckdb__find_unread_files() -%}
     {%- set salt = duckdb__salt_of_forgotten_customers() -%}
     {%- for name in raw_tables() -%}
         {%- set files = unread_files | selectattr('source_table', 'equalto', name) | map(attribute='file') | list -%}
@@ -77,17 +77,16 @@
     {%- endfor -%}
 {% endmacro %}
 
-{#- In which forms the raw tables are there ('parquet', 'csv'); an error when there are none, or one of them is not there. -#}
-{% macro duckdb__extensions_of_raw_tables(directory) %}
-    {%- set found = [] -%}
-    {%- set folders = [] -%}
-    {%- for row in run_query(
-        "select distinct parse_path(file)[-2], split_part(file, '.', -1) from glob('" ~ directory ~ "/raw_*/*')"
-    ).rows if row[0] in raw_tables() and row[1] in ['parquet', 'csv'] -%}
-        {%- do folders.append(row[0]) -%}
-        {%- do found.append(row[1]) -%}
-    {%- endfor -%}
-    {%- if not folders -%}
+{#- The files of all raw tables, into the temporary table files_found (feature_repo/raw_files.py); an error when a table has none. -#}
+{% macro duckdb__list_raw_files(directory) %}
+    {%- do run_query(
+        'create or replace temporary table files_found as select parse_path(file)[-2] as source_table, file, size, '
+        ~ 'make_timestamptz(modified_at * 1000000) as modified_at from (select unnest(found.file) as file, '
+        ~ 'unnest(found.size) as size, unnest(found.modified_at) as modified_at from '
+        ~ "(select raw_files('" ~ directory ~ "') as found) as raw_files) as files"
+    ) -%}
+    {%- set folders = run_query('select distinct source_table from files_found').columns[0].values() -%}
+    {%- if not folders | select('in', raw_tables()) | list -%}
         {{ exceptions.raise_compiler_error(
             "There are no raw data in " ~ directory ~ ": run 'make run' or 'python -m simulator --out " ~ directory
             ~ "' for a simulated marketplace, or set RAW_DATA_DIR to a directory with your own raw tables."
@@ -99,7 +98,6 @@
             ~ '/*.parquet (or *.csv), found no such file.'
         ) }}
     {%- endfor -%}
-    {{ return(found | unique | sort) }}
 {% endmacro %}
 
 {#- Greater than the number of the run before, and than any that a base model holds should that have been dropped. -#}
@@ -128,7 +126,7 @@
     file; all of them when a model is built anew. A file is known by name, size and time of change. What is taken for new
     although it is not costs time and changes nothing, because rows that were delivered before are recognised as such.
 -#}
-{% macro duckdb__find_unread_files(directory, extensions) %}
+{% macro duckdb__find_unread_files() %}
     {%- for name in raw_tables() -%}
         {%- set anew = not duckdb__base_table(name[4:])
             or (flags.FULL_REFRESH and 'model.' ~ project_name ~ '.base_' ~ name[4:] in selected_resources) -%}
@@ -136,13 +134,8 @@
             {%- do run_query("delete from raw.files_read where source_table = '" ~ name ~ "'") -%}
         {%- endif -%}
     {%- endfor -%}
-    {%- set patterns = [] -%}
-    {%- for extension in extensions -%}
-        {%- do patterns.append("'" ~ directory ~ '/raw_*/*.' ~ extension ~ "'") -%}
-    {%- endfor -%}
     {%- do run_query(
-        'create or replace table raw.unread_files as select * from (select parse_path(filename)[-2] as source_table, '
-        ~ 'filename as file, size, last_modified as modified_at from read_blob([' ~ patterns | join(', ') ~ "])) as files "
+        'create or replace table raw.unread_files as select source_table, file, size, modified_at from files_found '
         ~ "where source_table in ('" ~ raw_tables() | join("', '") ~ "') and (source_table, file, size, modified_at) not in "
         ~ '(select source_table, file, size, modified_at from raw.files_read)'
     ) -%}
