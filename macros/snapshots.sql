@@ -51,24 +51,53 @@
     {%- endfor -%}
 {%- endmacro %}
 
-{#- The SELECT of a model, once for each pass. -#}
+{#- The SELECT of a model, once for each pass. Those that a night misses stand in it already. -#}
 {% macro selects_by_pass(compiled_code) -%}
     {%- set snapshots_per_pass = (config.get('meta') or {}).get('snapshots_per_pass') -%}
     {%- if not snapshots_per_pass -%}
         {{ return([compiled_code]) }}
     {%- endif -%}
-    {%- set missing = snapshots_without_features() -%}
+    {%- set listed = modules.re.escape(snapshots_listed(['DATE'])) | replace('DATE', '([0-9-]+)') -%}
+    {%- set dates = modules.re.findall(listed, compiled_code) | unique | list -%}
+    {%- set missing = snapshots_listed(dates) if dates else snapshots_without_features() -%}
     {%- if missing not in compiled_code -%}
         {{ exceptions.raise_compiler_error(
             this ~ ' has snapshots_per_pass, but does not read snapshots_without_features().'
         ) }}
     {%- endif -%}
+    {%- if not dates -%}
+        {%- set dates = run_query(missing ~ ' order by snapshot_date').columns[0].values() | list -%}
+    {%- endif -%}
     {%- set selects = [] -%}
-    {%- set dates = run_query('select snapshot_date from (' ~ missing ~ ') as missing order by snapshot_date').columns[0].values() -%}
-    {%- for some_dates in dates | list | batch(snapshots_per_pass) -%}
+    {%- for some_dates in dates | batch(snapshots_per_pass) -%}
         {%- do selects.append(compiled_code | replace(missing, snapshots_listed(some_dates))) -%}
     {%- endfor -%}
     {{ return(selects or [compiled_code]) }}
+{%- endmacro %}
+
+{#- Every day of the longest window of the snapshots in a CTE; `days_back` is 1 for the last one. -#}
+{% macro days_of_windows(snapshots) -%}
+    select
+        snapshots.snapshot_date,
+        {{ days_from('snapshots.snapshot_date', '-numbers.generated_number') }} as event_date,
+        numbers.generated_number as days_back
+    from {{ snapshots }} as snapshots
+    cross join ({{ numbers_up_to(window_days()[-1]) }}) as numbers
+{%- endmacro %}
+
+{#- The whole numbers from 1 on, as `generated_number`. -#}
+{% macro numbers_up_to(greatest) -%}
+    {{ return(adapter.dispatch('numbers_up_to')(greatest)) }}
+{%- endmacro %}
+
+{% macro default__numbers_up_to(greatest) -%}
+    select cast(generated_number as integer) as generated_number
+    from ({{ dbt.generate_series(greatest) }}) as numbers
+{%- endmacro %}
+
+{#- dbt's joins of powers of two take DuckDB longer to plan than the night's windows to add up. -#}
+{% macro duckdb__numbers_up_to(greatest) -%}
+    select cast(unnest(range(1, {{ greatest + 1 }})) as integer) as generated_number
 {%- endmacro %}
 
 {#- What a query finds, written out for an `in (…)`: only literals spare the scan of what cannot match. -#}

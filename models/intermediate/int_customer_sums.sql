@@ -10,14 +10,7 @@ in_scope as (
 ),
 
 window_days as (
-    {%- for day in range(1, window_days()[-1] + 1) %}
-    select
-        snapshot_date,
-        {{ days_from('snapshot_date', -day) }} as event_date,
-        {{ day }} as days_back
-    from snapshots
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    {{ days_of_windows('snapshots') }}
 ),
 
 {#-

@@ -8,14 +8,14 @@ with run as (
 
 -- More days than any marketplace's history holds; a fixed count keeps the series portable.
 offsets as (
-    {{ dbt.generate_series(16384) }}
+    {{ numbers_up_to(16384) }}
 ),
 
 days as (
     select
         run.as_of,
         run.first_snapshot_at,
-        {{ days_from('run.as_of', '-(cast(offsets.generated_number as integer) - 1)') }} as snapshot_date
+        {{ days_from('run.as_of', '-(offsets.generated_number - 1)') }} as snapshot_date
     from run
     cross join offsets
 ),
