@@ -7,46 +7,32 @@
     keeps the rows of one that is read twice. A night has few facts, and finding them costs more; it reads them once.
 #}
 {%- set kinds = {'other': 'true'} if is_incremental() else
-    {'confirmation': 'confirmations <> 0', 'other': 'coalesce(confirmations, 0) = 0'} %}
-{%- set new_facts %}
-    (
-        {{ news(ref('int_customer_facts'), last_run) }}
-    ) as facts
-{%- endset %}
+    {'confirmation': 'facts.confirmations <> 0', 'other': 'coalesce(facts.confirmations, 0) = 0'} %}
 {%- set confirmed_quantities = ['response_microseconds', 'confirmations'] %}
-with
-{%- for kind, condition in kinds.items() %}
-{{ kind }}_facts as (
-    select *
-    from {{ new_facts }}
-    where {{ condition }}
-),
-
-replaced_{{ kind }}_facts as (
-    select *
-    from {{ kind ~ '_facts' if is_incremental() else new_facts }}
-    where
-        {{ condition }}
-        and visible_until is not null
+with steps as (
+    select 1 as step
+    union all
+    select -1 as step
 ),
 
 -- A fact adds its quantities when it becomes visible and takes them back when a later version replaces it.
+{%- for kind, condition in kinds.items() %}
 {{ kind }}_changes as (
     select
-        customer_key,
-        event_at,
-        visible_from as changed_on,
-        sign,
-        {{ quantities() | join(', ') }}
-    from {{ kind }}_facts
-    union all
-    select
-        customer_key,
-        event_at,
-        visible_until as changed_on,
-        -sign as sign,
-        {{ quantities() | join(', ') }}
-    from replaced_{{ kind }}_facts
+        facts.customer_key,
+        facts.event_at,
+        case when steps.step = 1 then facts.visible_from else facts.visible_until end as changed_on,
+        facts.sign * steps.step as sign,
+        {%- for quantity in quantities() %}
+        facts.{{ quantity }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from (
+        {{ news(ref('int_customer_facts'), last_run) }}
+    ) as facts
+    cross join steps
+    where
+        {{ condition }}
+        and (steps.step = 1 or facts.visible_until is not null)
 ),
 
 -- What comes late is seen by the snapshots to come, and changes none that is summed up.
