@@ -44,7 +44,15 @@ changed_customers as (
     where line_from > {{ before }}
 ),
 
--- Who may have another first session since, or a rating of which the same is true
+new_ratings as (
+    select session_key from {{ ref('int_rating_changes') }}
+    where recorded_in > {{ last_run.recorded_in }}
+    union
+    select session_key from {{ ref('int_rating_changes') }}
+    where changed_on > {{ before }}
+),
+
+-- Who may have another first session since, or another rating of it
 customers_with_news_of_the_first as (
     select customer_key from {{ ref('int_session_lines') }}
     where
@@ -55,11 +63,10 @@ customers_with_news_of_the_first as (
             or line_from > {{ before }}
         )
     union
-    select customer_key from {{ ref('int_rating_changes') }}
-    where recorded_in > {{ last_run.recorded_in }}
-    union
-    select customer_key from {{ ref('int_rating_changes') }}
-    where changed_on > {{ before }}
+    select customer_key from {{ ref('int_session_lines') }}
+    where
+        position <= 1
+        and first_session_key in (select new_ratings.session_key from new_ratings)
 ),
 
 same_first_sessions as (
@@ -78,15 +85,24 @@ first_session_spine as (
     where customer_key not in (select same_first_sessions.customer_key from same_first_sessions)
 ),
 
--- The days that the window of switches has left behind since
-days_left_behind as (
-    select lines.customer_key
-    from {{ ref('int_session_lines') }} as lines
-    cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
+-- The switches of the last snapshot's window and since, and the days that the window has left behind since
+recent_switches as (
+    select
+        customer_key,
+        line,
+        position,
+        resolved_at
+    from {{ ref('int_session_lines') }}
     where
-        lines.is_switch
-        and lines.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
-        and lines.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
+        is_switch
+        and resolved_at >= {{ days_from(before, -window_days()[-1]) }}
+),
+
+days_left_behind as (
+    select switches.customer_key
+    from recent_switches as switches
+    cross join (select max(snapshot_date) as snapshot_date from snapshots) as newest
+    where switches.resolved_at < {{ days_from('newest.snapshot_date', -window_days()[-1]) }}
 ),
 
 unchanged as (
@@ -111,6 +127,15 @@ spine as (
     where customer_key not in (select unchanged.customer_key from unchanged)
 ),
 {%- else %}
+
+recent_switches as (
+    select
+        line,
+        position,
+        resolved_at
+    from {{ ref('int_session_lines') }}
+    where is_switch
+),
 
 spine as (
     select
@@ -284,13 +309,7 @@ counted as (
 ),
 
 window_days as (
-    {%- for day in range(1, window_days()[-1] + 1) %}
-    select
-        snapshot_date,
-        {{ days_from('snapshot_date', -day) }} as event_date
-    from snapshots
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    {{ days_of_windows('snapshots') }}
 ),
 
 tutor_switches as (
@@ -298,19 +317,14 @@ tutor_switches as (
         counted.customer_key,
         counted.snapshot_date,
         count(*) as switches
-    from {{ ref('int_session_lines') }} as lines
+    from recent_switches as lines
     inner join window_days
         on cast(lines.resolved_at as date) = window_days.event_date
     inner join counted
         on
             lines.line = counted.line
             and window_days.snapshot_date = counted.snapshot_date
-    where
-        lines.is_switch
-        and lines.position <= counted.session_count
-        {%- if last_run %}
-        and lines.resolved_at >= {{ days_from(before, -window_days()[-1]) }}
-        {%- endif %}
+    where lines.position <= counted.session_count
     group by counted.customer_key, counted.snapshot_date
 ),
 
@@ -367,16 +381,18 @@ seen_sessions as (
         on greatest(counts.last_place - {{ recent - 1 }}, {{ session_place('counts.line', '1') }}) = first_recent.place
 ),
 
+recent_numbers as (
+    {{ numbers_up_to(recent) }}
+),
+
 recent_runs as (
-    {%- for age in range(recent) %}
     select
-        last_place,
-        first_place,
-        last_run - {{ age }} as tutor_run
+        seen_sessions.last_place,
+        seen_sessions.first_place,
+        seen_sessions.last_run - numbers.generated_number + 1 as tutor_run
     from seen_sessions
-    where last_run - {{ age }} >= first_run
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    cross join recent_numbers as numbers
+    where seen_sessions.last_run - numbers.generated_number + 1 >= seen_sessions.first_run
 ),
 
 tutor_runs as (
@@ -440,7 +456,7 @@ line_beginnings as (
         line_from,
         position,
         visible_from,
-        session_key
+        first_session_key
     from {{ ref('int_session_lines') }}
     where
         position <= 1
@@ -453,7 +469,7 @@ first_places as (
     select
         seen_lines.customer_key,
         seen_lines.snapshot_date,
-        line_beginnings.session_key
+        line_beginnings.first_session_key
     from (
         select
             spine.customer_key,
@@ -473,7 +489,9 @@ first_places as (
     where line_beginnings.position = 1
 ),
 
--- At most one rating of a session is seen at a time, so what changed so far adds up to it.
+-- At most one rating of a session is seen at a time, so what changed so far adds up to it. The join is by the session
+-- alone, because DuckDB sorts out the ratings of others while it reads them by a single number only; the session may
+-- have been another customer's before.
 first_sessions as (
     select
         customer_key,
@@ -483,16 +501,14 @@ first_sessions as (
         select
             first_places.customer_key,
             first_places.snapshot_date,
-            sum(rating_changes.rating_stars) as rating_stars
+            sum(case
+                when first_places.customer_key = rating_changes.customer_key then rating_changes.rating_stars
+            end) as rating_stars
         from first_places
         inner join {{ ref('int_rating_changes') }} as rating_changes
             on
-                first_places.customer_key = rating_changes.customer_key
-                and first_places.session_key = rating_changes.session_key
+                first_places.first_session_key = rating_changes.session_key
                 and first_places.snapshot_date >= rating_changes.changed_on
-        {%- if last_run %}
-        where rating_changes.customer_key in (select first_session_spine.customer_key from first_session_spine)
-        {%- endif %}
         group by first_places.customer_key, first_places.snapshot_date
     ) as ratings
 ),

@@ -421,7 +421,7 @@ final as (
     select
         cast(line as bigint) as line,
         line_from,
-        {{ session_key('session_id') }} as session_key,
+        case when position = 1 then {{ session_key('session_id') }} end as first_session_key,
         {{ version }},
         cast(position as bigint) as position,
         (position > 1 and tutor_id is distinct from tutor_id_before) as is_switch,
@@ -435,7 +435,7 @@ final as (
     select
         lines.line,
         lines.line_from,
-        null as session_key,
+        null as first_session_key,
         {%- for name in version.split(', ') %}
         {{ 'lines.customer_key' if name == 'customer_key' else 'null as ' ~ name }},
         {%- endfor %}
