@@ -312,3 +312,7 @@ final as (
 )
 
 select * from final
+{%- if not is_incremental() %}
+{#- Nights look for a snapshot, the last one or that of a month ago, and read no others then. #}
+order by snapshot_date
+{%- endif %}

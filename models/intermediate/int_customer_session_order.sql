@@ -670,3 +670,7 @@ final as (
 )
 
 select * from final
+{%- if not is_incremental() %}
+{#- A night looks for the last snapshot, and reads no others then. #}
+order by snapshot_date
+{%- endif %}
