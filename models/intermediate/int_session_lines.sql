@@ -150,8 +150,7 @@ known_lines as (
     where line >= first_line
 ),
 
--- How far the last lines reach, by subject. Hardly more than numbers, and most of them never fall along a line: a night
--- reads them of the whole history.
+-- How far the last lines reach, by subject: the last place of a line and subject is the last one that some run laid out.
 last_subjects as (
     select
         known_lines.line,
@@ -169,7 +168,7 @@ last_subjects as (
     inner join known_lines
         on places.line = known_lines.line
     where
-        places.position > 0
+        places.is_last_of_subject
         and known_lines.is_last_line
     group by known_lines.line, known_lines.line_from, known_lines.customer_key, places.subject
 ),
@@ -339,15 +338,18 @@ numbered as (
         placed.*,
         row_number() over so_far as new_position,
         lag(placed.tutor_id) over so_far as previous_tutor_id,
-        row_number() over (
+        row_number() over so_far_of_subject as new_sessions_of_subject,
+        lead(placed.session_id) over so_far_of_subject is null as is_last_of_subject
+    from placed
+    window
+        so_far as (
+            partition by placed.line
+            order by placed.outcome_known_at, placed.session_id
+        ),
+        so_far_of_subject as (
             partition by placed.line, placed.subject
             order by placed.outcome_known_at, placed.session_id
-        ) as new_sessions_of_subject
-    from placed
-    window so_far as (
-        partition by placed.line
-        order by placed.outcome_known_at, placed.session_id
-    )
+        )
 ),
 
 {%- if last_line %}
@@ -428,6 +430,7 @@ final as (
         cast(sessions_of_subject as bigint) as sessions_of_subject,
         cast(greatest_subject as bigint) as greatest_subject,
         cast(run as bigint) as run,
+        is_last_of_subject,
         {{ this_run() }} as recorded_in
     from running
     union all
@@ -444,9 +447,21 @@ final as (
         0 as sessions_of_subject,
         0 as greatest_subject,
         0 as run,
+        false as is_last_of_subject,
         {{ this_run() }} as recorded_in
     from lines
     where lines.line not in (select placed.line from placed)
 )
 
 select * from final
+{%- if not is_incremental() %}
+{#- Nights look for first and last places of lines, and for switches; they read few others when these lie together. #}
+order by
+    case
+        when position <= 1 or is_last_of_subject then 2
+        when is_switch then 1
+        else 0
+    end,
+    line,
+    position
+{%- endif %}
