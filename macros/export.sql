@@ -47,14 +47,17 @@
                 "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])"
             ).columns[0].values() -%}
         {%- endif -%}
-        {#- A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. -#}
+        {#-
+            A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. In the
+            order of a number the file is a tenth larger, and sorted in no time.
+        -#}
         {%- do duckdb__export(
             'select * from ' ~ relation
             ~ (
                 ' where feature_timestamp in (' ~ timestamps_listed(snapshots | reject('in', exported)) ~ ')'
                 if others else ''
             )
-            ~ ' order by feature_timestamp' ~ (', customer_id' if others else ''),
+            ~ ' order by feature_timestamp' ~ (', ' ~ customer_key('customer_id') if others else ''),
             file
         ) -%}
     {%- endif -%}
