@@ -2,7 +2,7 @@
 
     python -m benchmarks.features_windows <way> <folder>
 
-The task: for every row of int_customers_in_scope (a customer in scope, a snapshot) the sums of 7, 14 and 30
+The task: for every row of customer_features (a customer in scope, a snapshot) the sums of 7, 14 and 30
 days of SUMMED and the active days, from the facts that the snapshot sees. Each way writes the same Parquet
 file, <way>.parquet. `models` starts from the view of facts over the staged versions, as dbt does. All others
 start from the same facts as a Parquet file: what they would have to do with versions before is spared them,
@@ -39,7 +39,7 @@ _ADDED_UP = (*SUMMED, "active_days")
 COLUMNS = tuple(f"{name}_{days}d" for name in _ADDED_UP for days in WINDOWS)
 WAREHOUSE = "warehouse.duckdb"
 # The models that make windows, in their order; lifetime sums come with them, the other ways are spared these.
-_MODELS = ("int_customer_day_tiles", "int_customer_lifetime", "int_customers_in_scope")
+_MODELS = ("int_customer_day_tiles", "int_customer_lifetime")
 # A part of the statement that makes customer_features, some snapshots at a time.
 _SUMS = "int_customer_sums"
 _FEATURES = "model.customer_health.customer_features"
@@ -65,8 +65,10 @@ def prepare(folder: Path) -> float:
         seconds = time.perf_counter() - begin
         connection.execute(
             f"""
-            copy (select customer_id, snapshot_date from warehouse.intermediate.int_customers_in_scope)
-            to '{folder}/spine.parquet'
+            copy (
+                select customer_id, feature_timestamp::date as snapshot_date
+                from warehouse.features.customer_features
+            ) to '{folder}/spine.parquet'
             """
         )
     return seconds
@@ -109,7 +111,7 @@ def models(folder: Path) -> Callable[[], None]:
         passes.append(sums.replace(_SNAPSHOTS, literals))
 
     def run() -> None:
-        for table in (*_MODELS[:-1], _SUMS):
+        for table in (*_MODELS, _SUMS):
             connection.execute(f"drop table if exists intermediate.{table}")
         for statement in statements:
             connection.execute(statement)

@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='ephemeral') }}
 {%- set attributes = ['subscription_tier', 'acquisition_channel', 'grade_level'] -%}
 with profile_versions as (
     select

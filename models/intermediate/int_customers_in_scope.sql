@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='ephemeral') }}
 with lifetime as (
     select * from {{ ref('int_customer_lifetime') }}
 ),
