@@ -1,4 +1,4 @@
-{%- set months = 'cast(offsets.generated_number as integer) - 1' -%}
+{%- set months = 'offsets.generated_number - 1' -%}
 with run as (
     select cast({{ dbt.date_trunc('month', 'as_of') }} as date) as running_month
     from {{ ref('int_as_of') }}
@@ -37,7 +37,7 @@ payments as (
 ),
 
 offsets as (
-    {{ dbt.generate_series(600) }}
+    {{ numbers_up_to(600) }}
 ),
 
 cohorts as (
