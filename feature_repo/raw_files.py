@@ -1,4 +1,4 @@
-"""The raw files that there are, for the SQL function `raw_files` (macros/raw_contract.sql)."""
+"""The raw files that there are, for the SQL function `raw_files` (macros/raw_contract.sql) and the stream."""
 
 import os
 from pathlib import Path

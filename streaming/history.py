@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from feature_repo.raw_files import raw_files
 from streaming.contract import CUSTOMER, Event, RawTable, load_contract
 from streaming.errors import StreamError
 from streaming.models import Models
@@ -159,20 +160,13 @@ class History:
     def read_unread_files(self, directory: Path) -> Delivery:
         """Add the rows of the raw files that no night has read yet; returns what was not there already."""
         deliveries = []
+        unread = self._unread_files(directory)
         for table in load_contract().values():
             for extension in ("parquet", "csv"):
-                pattern = f"{directory / table.name}/*.{extension}"
-                if not any((directory / table.name).glob(f"*.{extension}")):
-                    continue
-                files = self.connection.execute(
-                    "select filename from read_blob(?) where (parse_filename(filename), size, "
-                    "last_modified) not in "
-                    f"(select (file, size, modified_at) from {HISTORY}.files_read where source_table = ?)",
-                    [pattern, table.name],
-                ).fetchall()
+                files = [path for path in unread if path.match(f"{table.name}/*.{extension}")]
                 if files:
                     try:
-                        self._hold_file_rows(table, extension, [file for (file,) in files])
+                        self._hold_file_rows(table, extension, [str(path) for path in files])
                     except duckdb.Error as error:
                         log.warning(
                             "%s: unread files leave the stream alone until the nightly build has "
@@ -184,6 +178,21 @@ class History:
                     self._drop_forgotten(table)
                     deliveries.append(self._add_held(table, f"from {HISTORY}.{table.name}"))
         return _together(deliveries)
+
+    def _unread_files(self, directory: Path) -> list[Path]:
+        """The raw files that are not among those that nights have read, by table, name, size and time."""
+        read = set(
+            self.connection.execute(
+                f"select source_table, file, size, epoch(modified_at)::bigint from {HISTORY}.files_read"
+            ).fetchall()
+        )
+        found = raw_files(str(directory))
+        listed = zip(map(Path, found["file"]), found["size"], found["modified_at"], strict=True)
+        return sorted(
+            path
+            for path, size, modified_at in listed
+            if (path.parent.name, path.name, size, modified_at) not in read
+        )
 
     def _hold_file_rows(self, table: RawTable, extension: str, files: list[str]) -> None:
         reader = (
