@@ -18,8 +18,8 @@
     {%- set snapshots = ref('int_snapshots') -%}
     {%- if relation and execute -%}
         {%- set missing = run_query(
-            'select snapshot_date from ' ~ snapshots ~ ' where snapshot_date not in (select ' ~ snapshot_date ~ ' from '
-            ~ relation ~ ' group by 1) order by snapshot_date'
+            'select snapshot_date from ' ~ snapshots ~ ' where snapshot_date not in (select distinct ' ~ snapshot_date ~ ' from '
+            ~ relation ~ ') order by snapshot_date'
         ).columns[0].values() -%}
         {{ return(snapshots_listed(missing) if missing else 'select snapshot_date from ' ~ snapshots ~ ' where false') }}
     {%- endif -%}
@@ -128,11 +128,15 @@
             select
                 snapshot_date,
                 {{ days_from('snapshot_date', window_days()[-1]) }} as window_end
-            from {{ this }}
+            from (
+                select distinct
+                    snapshot_date,
+                    tiles_built_in
+                from {{ this }}
+            ) as snapshots
             where
                 snapshot_date < (select min(snapshot_date) from ({{ missing }}) as missing)
                 and tiles_built_in = (select min(recorded_in) from {{ tiles }})
-            group by snapshot_date
             order by snapshot_date desc
         {%- endset -%}
         {%- set rows = run_query(held).rows -%}
