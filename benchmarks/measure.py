@@ -114,7 +114,8 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
 def warehouse_settings() -> dict[str, str]:
     """DuckDB's settings in profiles.yml, as they are under this environment."""
     profile = yaml.safe_load((repository_root() / "profiles.yml").read_text())
-    settings = profile["customer_health"]["outputs"]["duckdb"]["settings"]
+    warehouse = profile["customer_health"]["outputs"]["duckdb"]
+    settings = {**warehouse["config_options"], **warehouse["settings"]}
     return {
         name: jinja2.Template(str(value)).render(env_var=os.environ.get) for name, value in settings.items()
     }
