@@ -22,8 +22,8 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Set the size of row groups, create a directory for each exported relation below FEATURE_EXPORT_DIR,
-        remove what a killed run left half written there, and add the SQL functions `put_in_place(partial)`
-        and `raw_files(directory)`.
+        remove what a killed run left half written there, and add the SQL functions
+        `put_in_place(partial, instead_of)` and `raw_files(directory)`.
 
         Nobody else writes there now: DuckDB lets one process at a time open the warehouse to write.
         """
@@ -36,10 +36,17 @@ class Plugin(BasePlugin):
         # Functions belong to the database: a connection of this process may have brought it already.
         known = conn.execute("select 1 from duckdb_functions() where function_name = 'put_in_place'")
         if not known.fetchall():
-            conn.create_function("put_in_place", put_in_place, ["VARCHAR"], "VARCHAR", side_effects=True)
+            files = ["VARCHAR", "VARCHAR[]"]
+            conn.create_function("put_in_place", put_in_place, files, "VARCHAR", side_effects=True)
             conn.create_function("raw_files", raw_files, ["VARCHAR"], FILES_TYPE, side_effects=True)
 
 
-def put_in_place(partial: str) -> str:
-    """Give the finished file, named `<file>.partial`, its own name; returns that."""
+def put_in_place(partial: str, instead_of: list[str]) -> str:
+    """Give the finished file, named `<file>.partial`, its own name, and remove the files that it takes the
+    place of; returns that name.
+
+    They go first: a snapshot that no file holds is exported by the next run, one that two hold stays twice.
+    """
+    for file in instead_of:
+        Path(file).unlink()
     return str(Path(partial).replace(partial.removesuffix(PARTIAL)))

@@ -11,16 +11,61 @@
 
 {#-
     Write the rows of a query as the Parquet file of that name, whole or not at all: beside it first, under a name that no
-    reader of the folder takes for an export (feature_repo/dbt_plugin.py). DuckDB writes a row group with one thread, and its
-    own size leaves a snapshot to one.
+    reader of the folder takes for an export (feature_repo/dbt_plugin.py). The files that it takes the place of are removed
+    then. DuckDB writes a row group with one thread, and its own size leaves a snapshot to one.
 -#}
-{% macro duckdb__export(query, file) %}
+{% macro duckdb__export(query, file, instead_of=[]) %}
     {%- set partial = file ~ '.partial' -%}
     {%- do run_query(
         'copy (' ~ query ~ ") to '" ~ partial ~ "' (format parquet, compression zstd, row_group_size 49152, use_tmp_file false)"
     ) -%}
-    {%- do run_query("select put_in_place('" ~ partial ~ "')") -%}
+    {%- do run_query(
+        "select put_in_place('" ~ partial ~ "', cast([" ~ files_listed(instead_of) ~ '] as varchar[]))'
+    ) -%}
 {% endmacro %}
+
+{% macro files_listed(files) -%}
+    {{ return("'" ~ files | join("', '") ~ "'" if files else '') }}
+{%- endmacro %}
+
+{% macro duckdb__exports(folder) -%}
+    {{ return(run_query("select file from glob('" ~ folder ~ "/*.parquet')").columns[0].values() | list) }}
+{%- endmacro %}
+
+{#-
+    Snapshots that files of a folder hold, at least those of the given ones that are there. A file named after a snapshot
+    holds it, and the next one by name what has no file of its own, as a first build leaves it: so a night opens one file, and
+    not one for each night before it, which took 0.22 s for 360. Only what was made up for later is looked for in all.
+-#}
+{% macro duckdb__exported_snapshots(snapshots, folder, files) -%}
+    {%- set exported = [] -%}
+    {%- set next_files = [] -%}
+    {%- for snapshot in snapshots | sort -%}
+        {%- set own_file = duckdb__export_file(folder, snapshot) -%}
+        {%- if own_file in files -%}
+            {%- do exported.append(snapshot) -%}
+        {%- else -%}
+            {%- do next_files.extend((files | select('gt', own_file) | sort)[:1]) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- do exported.extend(duckdb__snapshots_in(next_files | unique | list)) -%}
+    {%- set missing = snapshots | reject('in', exported) | sort -%}
+    {%- if missing -%}
+        {%- set own_file = duckdb__export_file(folder, missing[0]) -%}
+        {%- do exported.extend(duckdb__snapshots_in(files | select('gt', own_file) | reject('in', next_files) | list)) -%}
+    {%- endif -%}
+    {{ return(exported) }}
+{%- endmacro %}
+
+{% macro duckdb__export_file(folder, snapshot) -%}
+    {{ return(folder ~ '/' ~ snapshot.date() ~ '.parquet') }}
+{%- endmacro %}
+
+{% macro duckdb__snapshots_in(files) -%}
+    {{ return(run_query(
+        'select distinct feature_timestamp from read_parquet([' ~ files_listed(files) ~ '])'
+    ).columns[0].values() | list if files else []) }}
+{%- endmacro %}
 
 {#- A distributed engine serves Feast from its own tables. -#}
 {% macro default__export_features(relation) %}
@@ -30,23 +75,11 @@
     {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/customer_features' -%}
     {%- set snapshots = run_query('select distinct feature_timestamp from ' ~ relation).columns[0].values() -%}
     {%- if snapshots -%}
-        {%- set file = folder ~ '/' ~ (snapshots | max).date() ~ '.parquet' -%}
-        {%- set others = [] -%}
-        {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows if row[0] != file -%}
-            {%- do others.append(row[0]) -%}
-        {%- endfor -%}
-        {%- if flags.FULL_REFRESH -%}
-            {#- Everything goes into one file; the others are emptied first, as SQL cannot delete a file. -#}
-            {%- for other in others -%}
-                {%- do duckdb__export('select * from ' ~ relation ~ ' limit 0', other) -%}
-            {%- endfor -%}
-            {%- set others = [] -%}
-        {%- endif -%}
-        {%- if others -%}
-            {%- set exported = run_query(
-                "select distinct feature_timestamp from read_parquet(['" ~ others | join("', '") ~ "'])"
-            ).columns[0].values() -%}
-        {%- endif -%}
+        {%- set file = duckdb__export_file(folder, snapshots | max) -%}
+        {%- set found = duckdb__exports(folder) | reject('equalto', file) | list -%}
+        {#- A full refresh puts everything into one file. -#}
+        {%- set others = [] if flags.FULL_REFRESH else found -%}
+        {%- set exported = duckdb__exported_snapshots(snapshots, folder, others) -%}
         {#-
             A night's file has the same bytes when it is written again; a whole history is not sorted so far, for its size. In the
             order of a number the file is a tenth larger, and sorted in no time.
@@ -58,7 +91,8 @@
                 if others else ''
             )
             ~ ' order by feature_timestamp' ~ (', ' ~ customer_key('customer_id') if others else ''),
-            file
+            file,
+            instead_of=found if flags.FULL_REFRESH else []
         ) -%}
     {%- endif -%}
 {% endmacro %}
@@ -82,20 +116,19 @@
 {% macro duckdb__export_predictions(relation, model_versions) %}
     {%- set folder = (env_var('FEATURE_EXPORT_DIR', '') or 'data/features') ~ '/' ~ relation.identifier -%}
     {%- set columns = served_columns(relation.identifier) | join(', ') -%}
-    {%- set newest = run_query('select max(feature_timestamp) from ' ~ relation).columns[0].values()[0] -%}
-    {%- if not newest -%}
+    {%- set snapshots = run_query('select distinct feature_timestamp from ' ~ relation).columns[0].values() -%}
+    {%- if not snapshots -%}
         {%- do duckdb__export(
             'select ' ~ columns ~ ' from ' ~ relation ~ ' limit 0', folder ~ '/no_predictions.parquet'
         ) -%}
     {%- else -%}
-        {%- set file = folder ~ '/' ~ newest.date() ~ '.parquet' -%}
-        {%- set exported = [] -%}
-        {%- set others = [] -%}
-        {%- for row in run_query("select file from glob('" ~ folder ~ "/*.parquet')").rows -%}
-            {%- do (exported if row[0] == file else others).append(row[0]) -%}
-        {%- endfor -%}
+        {%- set newest = snapshots | max -%}
+        {%- set file = duckdb__export_file(folder, newest) -%}
+        {%- set found = duckdb__exports(folder) -%}
+        {%- set before = file if file in found -%}
+        {%- set held_by_others = duckdb__exported_snapshots(snapshots, folder, found | reject('equalto', file) | list) -%}
         {%- do duckdb__export(
-            'with served as (' ~ duckdb__served_versions(relation, model_versions, newest, exported, others)
+            'with served as (' ~ duckdb__served_versions(relation, model_versions, newest, before, held_by_others)
             ~ ') select ' ~ columns ~ ' from ' ~ relation
             ~ ' inner join served using (feature_timestamp, model_version)'
             ~ ' order by feature_timestamp, customer_id',
@@ -108,7 +141,7 @@
     Which version is served for each snapshot that no other file holds (feature_timestamp, model_version): the one that was
     exported before, except at the newest snapshot; then the champion; then whichever scored last.
 -#}
-{% macro duckdb__served_versions(relation, model_versions, newest, exported, others) -%}
+{% macro duckdb__served_versions(relation, model_versions, newest, file_before, held_by_others) -%}
     select
         scored.feature_timestamp,
         scored.model_version
@@ -118,26 +151,26 @@
             model_version,
             max(scored_at) as scored_at
         from {{ relation }}
-        {%- if others %}
-        where feature_timestamp not in (select distinct feature_timestamp from read_parquet(['{{ others | join("', '") }}']))
+        {%- if held_by_others %}
+        where feature_timestamp not in ({{ timestamps_listed(held_by_others) }})
         {%- endif %}
         group by all
     ) as scored
     left join {{ model_versions }} as versions using (model_version)
-    {%- if exported %}
+    {%- if file_before %}
     left join (
         select distinct
             feature_timestamp,
             model_version,
             true as is_exported
-        from read_parquet('{{ exported[0] }}')
+        from read_parquet('{{ file_before }}')
         where feature_timestamp < cast('{{ newest }}' as timestamp)
     ) as before using (feature_timestamp, model_version)
     {%- endif %}
     qualify row_number() over (
         partition by scored.feature_timestamp
         order by
-            {% if exported %}before.is_exported nulls last, {% endif -%}
+            {% if file_before %}before.is_exported nulls last, {% endif -%}
             coalesce(versions.is_champion, false) desc, scored.scored_at desc, scored.model_version desc
     ) = 1
 {%- endmacro %}

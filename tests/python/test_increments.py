@@ -111,8 +111,11 @@ def test_staging_is_not_rebuilt_under_the_tiles(fresh: Warehouse, tmp_path: Path
     assert run.returncode != 0
     assert "The base models of raw_calls were built anew after" in said
     assert "dbt build --full-refresh" in said
+    (exported,) = (work / "export" / "customer_features").glob("*.parquet")
+    shutil.copy(exported, exported.with_name("2024-01-01.parquet"))
     warehouse, _ = dbt_build(work / "raw", work, options=[*OPTIONS, "--full-refresh"], **VARIABLES)
     assert warehouse.keyed(FEATURES) == fresh.keyed(FEATURES)
+    assert list(exported.parent.iterdir()) == [exported], "what is refreshed takes the place of all files"
 
 
 def test_rows_without_a_key_are_judged_once(fresh: Warehouse, tmp_path: Path) -> None:

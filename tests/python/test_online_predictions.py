@@ -100,7 +100,7 @@ def export_features(project: Project) -> None:
 KILLED = """
 import os
 import feature_repo.dbt_plugin
-feature_repo.dbt_plugin.put_in_place = lambda partial: os._exit(9)
+feature_repo.dbt_plugin.put_in_place = lambda partial, instead_of: os._exit(9)
 from dbt.cli.main import cli
 cli()
 """
