@@ -11,8 +11,8 @@ with records as (
         customer_id is not null
         and replaced_in is null
         {%- if is_incremental() %}
-        and customer_id in (
-            select customer_id from {{ ref('base_customers') }}
+        and key_number in (
+            select key_number from {{ ref('base_customers') }}
             where recorded_in > {{ last_recorded_run(this, 'changed_in') }}
         )
         {%- endif %}
