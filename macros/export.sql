@@ -20,13 +20,9 @@
         'copy (' ~ query ~ ") to '" ~ partial ~ "' (format parquet, compression zstd, row_group_size 49152, use_tmp_file false)"
     ) -%}
     {%- do run_query(
-        "select put_in_place('" ~ partial ~ "', cast([" ~ files_listed(instead_of) ~ '] as varchar[]))'
+        "select put_in_place('" ~ partial ~ "', cast(" ~ files_listed(instead_of) ~ ' as varchar[]))'
     ) -%}
 {% endmacro %}
-
-{% macro files_listed(files) -%}
-    {{ return("'" ~ files | join("', '") ~ "'" if files else '') }}
-{%- endmacro %}
 
 {% macro duckdb__exports(folder) -%}
     {{ return(run_query("select file from glob('" ~ folder ~ "/*.parquet')").columns[0].values() | list) }}
@@ -63,7 +59,7 @@
 
 {% macro duckdb__snapshots_in(files) -%}
     {{ return(run_query(
-        'select distinct feature_timestamp from read_parquet([' ~ files_listed(files) ~ '])'
+        'select distinct feature_timestamp from read_parquet(' ~ files_listed(files) ~ ')'
     ).columns[0].values() | list if files else []) }}
 {%- endmacro %}
 

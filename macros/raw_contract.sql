@@ -166,7 +166,7 @@
             {%- do files.append(file) -%}
         {%- endfor -%}
         {%- if files -%}
-            {%- set list = "['" ~ files | join("', '") ~ "']" -%}
+            {%- set list = files_listed(files) -%}
             {%- if extension == 'parquet' -%}
                 {%- set reader = 'read_parquet(' ~ list ~ ', union_by_name = true)' -%}
             {%- else -%}
@@ -422,4 +422,9 @@
         rejection_reason is not null
         and not is_repeat
         and replaced_in is null
+{%- endmacro %}
+
+{#- Names of files as a list in SQL. -#}
+{% macro files_listed(files) -%}
+    {{ return("['" ~ files | join("', '") ~ "']" if files else '[]') }}
 {%- endmacro %}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from test_online_predictions import export_features, kill_an_export
-from test_scoring import Project, random_features
+from test_scoring import Project, project_in, random_features
 
 from feature_repo.catalog import WIDE_RELATION
 
@@ -21,12 +20,8 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    before = dict(os.environ)
-    try:
-        yield Project(tmp_path)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with project_in(tmp_path) as project:
+        yield project
 
 
 def lay(project: Project, *snapshots: datetime) -> None:

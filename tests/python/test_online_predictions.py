@@ -21,6 +21,7 @@ from test_scoring import (
     SNAPSHOTS,
     TODAY,
     Project,
+    project_in,
     publish,
     random_features,
     small_release,
@@ -42,15 +43,9 @@ NEWEST = SNAPSHOTS[-1]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    before = dict(os.environ)
-    work = tmp_path_factory.mktemp("online")
-    try:
-        project = Project(work)
-        os.environ["FEAST_FS_YAML_FILE_PATH"] = str(write_configuration(work))
+    with project_in(tmp_path_factory.mktemp("online")) as project:
+        os.environ["FEAST_FS_YAML_FILE_PATH"] = str(write_configuration(project.work))
         yield project
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def bits(table: pa.Table) -> pa.Table:

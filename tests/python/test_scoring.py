@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -581,14 +582,21 @@ class Project:
             return connection.execute(query).fetchall()
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+@contextmanager
+def project_in(work: Path) -> Iterator[Project]:
+    """A project whose environment is gone afterwards."""
     before = dict(os.environ)
     try:
-        yield Project(tmp_path_factory.mktemp("project"))
+        yield Project(work)
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    with project_in(tmp_path_factory.mktemp("project")) as project:
+        yield project
 
 
 ALL_PREDICTIONS = "select * from predictions.customer_predictions order by all"
