@@ -38,7 +38,6 @@ from benchmarks.features_report import plot, tables
 from benchmarks.measure import Measurement, connect, measure_apart, warehouse_settings, write_section
 from feature_repo.files import write_whole
 from feature_repo.paths import repository_root
-from pipeline.steps import NIGHT
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ _PLOT = "docs/performance.svg"
 _RESULTS = "data/benchmarks/features.json"
 _WITHOUT_TESTS = ("--exclude-resource-type", "test", "unit_test")
 _FULL_BUILD = ("build", "--select", "+customer_features", *_WITHOUT_TESTS)
-_NIGHT = ("build", *NIGHT)
 
 Results = dict[str, dict[str, Any]]
 
@@ -193,12 +191,12 @@ class Bench:
             nights = []
             if full["seconds"]:
                 # The labels and marts of the history are not the first night's work.
-                self._dbt(place, landed, *_NIGHT, *_WITHOUT_TESTS)
+                self._dbt(place, landed, "build", *_WITHOUT_TESTS)
             for _ in range(self.options.nights if full["seconds"] else 0):
                 day += timedelta(days=1)
                 new_rows = _land(everything, landed, day)
                 log.info("night of %s", day)
-                night = self._dbt(place, landed, *_NIGHT)
+                night = self._dbt(place, landed, "build")
                 nights.append({"new_rows": new_rows, "feature_rows": _snapshot_rows(place, day), **night})
             self._keep(
                 "nights",

@@ -11,7 +11,7 @@ from datetime import date
 from rich.console import Console
 
 from pipeline.marketplace import MarketplaceError, simulation_step
-from pipeline.steps import NIGHT, StepError, dbt_build, product_steps, python_module, run_steps, time_table
+from pipeline.steps import StepError, dbt_build, product_steps, python_module, run_steps, time_table
 from pipeline.summary import show_summary
 from simulator.config import Config
 
@@ -52,7 +52,7 @@ def daily(console: Console, options: argparse.Namespace) -> None:
     seconds = run_steps(
         console,
         [
-            dbt_build("dbt build", *NIGHT, *arguments),
+            dbt_build("dbt build", *arguments),
             python_module("feast apply", "feature_repo", "apply"),
             python_module("materialize online", "feature_repo", "materialize", *online),
         ],

@@ -34,11 +34,6 @@ def python_module(title: str, module: str, *arguments: str) -> Step:
     return Step(title, (sys.executable, "-m", module, *arguments))
 
 
-NIGHT = ("--threads", "1")
-"""Options of a nightly build: one model at a time, because DuckDB gives each statement all cores, and the
-statements of a night are so short that dbt's own work for a second model would only hold them up."""
-
-
 def dbt_build(title: str, *arguments: str) -> Step:
     """The step `dbt build arguments`, with the dbt that is installed beside this interpreter."""
     return Step(title, (str(Path(sys.executable).parent / "dbt"), "build", *arguments))
