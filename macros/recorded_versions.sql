@@ -229,7 +229,7 @@ repeated_deliveries as (
     having count(*) > 1
 ),
 
-deliveries as (
+deliveries as {{ computed_for_each_reader() }} (
     select
         judged.*,
         false as came_again,
@@ -254,7 +254,7 @@ deliveries as (
     ) as repeated
 ),
 
-clocked as (
+clocked as {{ computed_for_each_reader() }} (
     select
         *,
         case
@@ -321,6 +321,24 @@ final as (
     from known_records
     {%- endif %}
 )
+{%- endmacro %}
+
+{#-
+    Of a CTE that is read twice. DuckDB would keep its rows, and those of a first run are all of a feed, as wide as they came: to
+    compute them twice takes no longer where there is memory for them, and less time where they would go to disk. A night
+    has few rows, and would plan twice.
+-#}
+{% macro computed_for_each_reader() -%}
+    {%- if not is_incremental() -%}
+        {{ return(adapter.dispatch('computed_for_each_reader')()) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro default__computed_for_each_reader() -%}
+{%- endmacro %}
+
+{% macro duckdb__computed_for_each_reader() -%}
+    not materialized
 {%- endmacro %}
 
 {#- Whether two relations agree in columns; a null is a value like any other. -#}
