@@ -63,27 +63,22 @@ def reference(raw: str, as_of: str, database: str) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class Node:
-    """A node that dbt ran: its group (features, rest or tests), and when its statements ran, in seconds."""
+    """A node that dbt ran: its group (features, rest or tests), and how long its statements ran."""
 
     name: str
     group: str
-    intervals: tuple[tuple[float, float], ...]
-
-    @property
-    def seconds(self) -> float:
-        """How long its statements ran. Those that ran side by side waited for each other's processor."""
-        return sum(end - begin for begin, end in self.intervals)
+    seconds: float
 
 
 def nodes_run(target: Path) -> list[Node]:
     """What the last run of dbt with this target directory ran."""
     needed = _ancestors(json.loads((target / "manifest.json").read_text())["parent_map"])
-    intervals: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    seconds: dict[str, float] = defaultdict(float)
     for name, begin, end in json.loads((target / _STATEMENTS).read_text()):
         # Without a node dbt asks for itself which schemas and relations there are.
         if name:
-            intervals[name].append((begin, end))
-    return [Node(name.split(".")[2], _group(name, needed), tuple(times)) for name, times in intervals.items()]
+            seconds[name] += end - begin
+    return [Node(name.split(".")[2], _group(name, needed), spent) for name, spent in seconds.items()]
 
 
 def _group(name: str, needed: set[str]) -> str:
@@ -94,12 +89,8 @@ def _group(name: str, needed: set[str]) -> str:
 
 
 def query_seconds(nodes: Iterable[Node]) -> float:
-    """For how long at least one of their statements ran: two at a time count once."""
-    busy, until = 0.0, 0.0
-    for begin, end in sorted(interval for node in nodes for interval in node.intervals):
-        busy += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return busy
+    """How long their statements ran, one after another (`threads: 1` in profiles.yml)."""
+    return sum(node.seconds for node in nodes)
 
 
 def _ancestors(parents: dict[str, list[str]]) -> set[str]:
