@@ -211,12 +211,12 @@ known_records as (
 {% endmacro %}
 
 {#-
-    The rest of a base model, after its CTE `judged`: the CTEs that tell deliveries apart, set the clocks and make the
-    records, in `final`. `is_repeat`: another row of the same key and `loaded_at`, accepted or rejected like this one, is
-    kept instead of it. Only the few rows that came more than once are compared; and where a table has no `updated_at`,
-    its rows are delivered once as a rule, so that only the few others have versions to be put in order. That order is
-    found in narrow rows: the wide ones stay in the order of their files, so that what a night looks up and replaces, most
-    of it some days old, lies together.
+    The rest of a base model, after its CTEs `delivered` and `judged`: the CTEs that tell deliveries apart, set the clocks
+    and make the records, in `final`. `is_repeat`: another row of the same key and `loaded_at`, accepted or rejected like
+    this one, is kept instead of it. Only the few rows that came more than once are compared; and where a table has no
+    `updated_at`, its rows are delivered once as a rule, so that only the few others have versions to be put in order.
+    That order is found in narrow rows: the wide ones stay in the order of their files, so that what a night looks up and
+    replaces, most of it some days old, lies together.
 -#}
 {% macro recorded_versions(table_name, of_customer=true) -%}
 {%- set has_versions = 'updated_at' in raw_column_names(table_name) -%}
@@ -224,9 +224,18 @@ known_records as (
 {%- set version = raw_key(table_name) + (['loaded_at', 'updated_at'] if has_versions else ['loaded_at']) -%}
 repeated_deliveries as (
     select {{ delivery | join(', ') }}
-    from judged
+    from delivered
     group by {{ delivery | join(', ') }}
     having count(*) > 1
+),
+
+repeated as (
+    select distinct judged.*
+    from judged
+    where exists (
+        select 1 from repeated_deliveries
+        where {{ same_values(delivery, 'judged', 'repeated_deliveries') }}
+    )
 ),
 
 deliveries as {{ computed_for_each_reader() }} (
@@ -241,17 +250,10 @@ deliveries as {{ computed_for_each_reader() }} (
     )
     union all
     select
-        repeated.*,
+        *,
         true as came_again,
         {{ delivery_number(table_name) }} > 1 as is_repeat
-    from (
-        select distinct judged.*
-        from judged
-        where exists (
-            select 1 from repeated_deliveries
-            where {{ same_values(delivery, 'judged', 'repeated_deliveries') }}
-        )
-    ) as repeated
+    from repeated
 ),
 
 clocked as {{ computed_for_each_reader() }} (
@@ -324,9 +326,10 @@ final as (
 {%- endmacro %}
 
 {#-
-    Of a CTE that is read twice. DuckDB would keep its rows, and those of a first run are all of a feed, as wide as they came: to
-    compute them twice takes no longer where there is memory for them, and less time where they would go to disk. A night
-    has few rows, and would plan twice.
+    Of a CTE that is read more than once. DuckDB would keep its rows, and those of a first run are all of a feed, as wide as
+    they came. Where they go to disk, each reader brings them back and they are written once more after it; to read the
+    files and to judge again for each reader takes less time then, and where there is memory for all, a fifth more. A night
+    has few rows, and would plan several times.
 -#}
 {% macro computed_for_each_reader() -%}
     {%- if not is_incremental() -%}

@@ -2,7 +2,7 @@
     pre_hook="{{ find_known_records('raw_app_events') }}",
     post_hook="{{ note_files_read('raw_app_events') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_app_events') | join(', ') }}
     from {{ source('raw', 'raw_app_events') }}
@@ -18,11 +18,11 @@ arrivals as (
 
 {{ known_records('raw_app_events') }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_app_events') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         arrivals.arrived_from,

@@ -2,7 +2,7 @@
     pre_hook="{{ find_known_records('raw_calls') }}",
     post_hook="{{ note_files_read('raw_calls') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_calls') | join(', ') }}
     from {{ source('raw', 'raw_calls') }}
@@ -18,11 +18,11 @@ arrivals as (
 
 {{ known_records('raw_calls') }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_calls') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         arrivals.arrived_from,

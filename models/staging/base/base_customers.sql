@@ -2,7 +2,7 @@
     pre_hook="{{ find_known_records('raw_customers', of_customer=false) }}",
     post_hook="{{ note_files_read('raw_customers') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_customers') | join(', ') }}
     from {{ source('raw', 'raw_customers') }}
@@ -10,11 +10,11 @@ with source as (
 
 {{ known_records('raw_customers', of_customer=false) }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_customers') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         {{ rejection_reason('raw_customers', of_customer=false, signed_up_at='signed_up_at') }}

@@ -2,7 +2,7 @@
     pre_hook="{{ find_known_records('raw_payments') }}",
     post_hook="{{ note_files_read('raw_payments') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_payments') | join(', ') }}
     from {{ source('raw', 'raw_payments') }}
@@ -18,11 +18,11 @@ arrivals as (
 
 {{ known_records('raw_payments') }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_payments') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         arrivals.arrived_from,

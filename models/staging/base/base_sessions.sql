@@ -3,7 +3,7 @@
     pre_hook="{{ find_known_records('raw_sessions', judged_whole=\"status = 'completed'\") }}",
     post_hook="{{ note_files_read('raw_sessions') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_sessions') | join(', ') }}
     from {{ source('raw', 'raw_sessions') }}
@@ -19,11 +19,11 @@ arrivals as (
 
 {{ known_records('raw_sessions') }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_sessions') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         arrivals.arrived_from,

@@ -2,7 +2,7 @@
     pre_hook="{{ find_known_records('raw_tutor_availability', of_customer=false) }}",
     post_hook="{{ note_files_read('raw_tutor_availability') }}",
 ) }}
-with source as (
+with source as {{ computed_for_each_reader() }} (
     select
         {{ raw_column_names('raw_tutor_availability') | join(', ') }}
     from {{ source('raw', 'raw_tutor_availability') }}
@@ -10,11 +10,11 @@ with source as (
 
 {{ known_records('raw_tutor_availability', of_customer=false) }}
 
-delivered as (
+delivered as {{ computed_for_each_reader() }} (
     {{ rows_to_judge('raw_tutor_availability') }}
 ),
 
-judged as (
+judged as {{ computed_for_each_reader() }} (
     select
         delivered.*,
         {{ rejection_reason('raw_tutor_availability', of_customer=false, subjects=ref('subjects')) }}
